@@ -22,7 +22,8 @@ TESTS := $(patsubst %.c,$(O)/%,$(wildcard tests/*/test_*.c))
 SUPPORT := $(patsubst %.c,$(O)/%.o,$(wildcard tests/support/*.c))
 BENCHES := $(patsubst %.c,$(O)/%,$(wildcard tests/bench/bench_*.c))
 
-all: $(O)/fathomd $(O)/fathom-probe
+PROGRAMS := $(if $(wildcard daemon/main.c),$(O)/fathomd) $(if $(wildcard engine/tools/fathom_probe.c),$(O)/fathom-probe)
+all: $(OBJS) $(PROGRAMS)
 
 $(O)/fathomd: $(O)/daemon/main.o $(OBJS)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)

@@ -3,7 +3,7 @@ comma := ,
 SAN   ?=
 O     ?= build/$(if $(SAN),$(subst $(comma),-,$(SAN)),release)
 PREFIX ?= /usr/local
-PKGS  := libmicrohttpd libcjson liburing openblas
+PKGS  := libmicrohttpd libcjson
 CC    ?= cc
 OPT   ?= -O2 -g
 

@@ -93,7 +93,7 @@ struct eng_sampling {
 struct eng_draw {
     const struct eng_sampling *sampling;
     uint64_t seed;          /* instead of sampling->seed: choices of one request differ in it */
-    const uint32_t *mask;   /* bit t % 32 of word t / 32: t may be drawn; NULL: all may */
+    const uint64_t *mask;   /* bit t % 64 of word t / 64: t may be drawn; NULL: all may */
     uint64_t position;      /* of the token that is drawn, the prompt counted */
     const uint32_t *prompt; /* for repetition_penalty */
     uint32_t prompt_count;

@@ -63,7 +63,7 @@ struct sch_spec {
     uint32_t tokens_min;          /* eos is masked before */
     struct eng_sampling sampling; /* the bias array is copied */
     /* One parser per choice is made from this: reasoning, tools, stop strings (text.h). */
-    const struct eng_parser_options *parser;
+    const struct eng_parser_spec *parser;
     uint32_t stop_tokens[SCH_STOP_TOKENS_MAX];
     uint32_t stop_token_count;
     bool ignore_eos;

@@ -70,10 +70,11 @@ struct eng_bias {
     float bias;
 };
 
-/* How the next token of one sequence is drawn.  Order: mask, bias, penalties, temperature, top_k,
- * top_p, min_p, and one uniform number of (seed, position).  temperature 0 takes the largest
- * logit, ties to the lower id.  Log probabilities are those of the logits as the model gave them,
- * at temperature 1, without mask, bias and penalties. */
+/* How the next token of one sequence is drawn.  Order: masks, bias, repetition penalty, frequency
+ * and presence penalty, temperature, top_k, top_p, min_p (each over what the one before left), and
+ * one uniform number of (seed, choice, position).  A temperature below 1e-5 or top_p 0 takes the
+ * largest logit, ties to the lower id.  Log probabilities are those of the logits as the model gave
+ * them, before any of this. */
 struct eng_sampling {
     float temperature;
     float top_p;              /* 1: off */
@@ -83,18 +84,21 @@ struct eng_sampling {
     float frequency_penalty;  /* over generated tokens */
     float repetition_penalty; /* over prompt and generated tokens; 1: off */
     uint64_t seed;
-    bool wants_logprob;     /* of the chosen token */
-    uint32_t logprob_count; /* alternatives wanted, at most ENG_LOGPROBS_MAX */
-    const struct eng_bias *bias;
+    bool wants_logprob;          /* of the chosen token */
+    uint32_t logprob_count;      /* alternatives wanted, at most ENG_LOGPROBS_MAX */
+    const uint64_t *allowed;     /* as eng_draw.mask, for the whole request; NULL: all */
+    const struct eng_bias *bias; /* ascending by token */
     uint32_t bias_count;
 };
 
 /* One draw.  Everything pointed to stays unchanged while the step runs. */
 struct eng_draw {
     const struct eng_sampling *sampling;
-    uint64_t seed;          /* instead of sampling->seed: choices of one request differ in it */
     const uint64_t *mask;   /* bit t % 64 of word t / 64: t may be drawn; NULL: all may */
-    uint64_t position;      /* of the token that is drawn, the prompt counted */
+    const uint32_t *banned; /* tokens that may not be drawn this time */
+    uint32_t banned_count;
+    uint32_t choice;        /* of the request */
+    uint32_t position;      /* of the token among those of the choice, from 0 */
     const uint32_t *prompt; /* for repetition_penalty */
     uint32_t prompt_count;
     const uint32_t *generated; /* for the penalties */
@@ -115,7 +119,8 @@ struct eng_drawn {
 };
 
 /* Draw from logits [vocab], which are left as they are.  scratch [vocab] and scratch_ids [vocab]
- * are the caller's.  Pure: the same arguments give the same answer on every machine. */
+ * are the caller's.  When the masks leave nothing, they count for nothing.  Pure: the same
+ * arguments give the same token on every machine.  The thread flushes denormals (numeric.h). */
 void eng_sample(const float *logits, uint32_t vocab, const struct eng_draw *draw, float *scratch,
                 uint32_t *scratch_ids, struct eng_drawn *ret_drawn);
 

@@ -51,22 +51,33 @@ void sch_stop(struct sch_scheduler *scheduler);
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-enum { SCH_STOP_TOKENS_MAX = 16 };
+enum { SCH_STOP_TOKENS_MAX = 64, SCH_BAD_WORDS_MAX = 256 };
+
+/* Tokens that may not follow one another: the last is banned wherever the generated tokens end in
+ * all the others. */
+struct sch_bad_word {
+    const uint32_t *tokens;
+    uint32_t token_count; /* at least 1 */
+};
 
 /* What to generate.  sch_submit copies everything. */
 struct sch_spec {
     uint64_t request_number; /* for log lines: "req=" */
     const uint32_t *prompt;
     uint32_t prompt_count;        /* at least 1 */
-    uint32_t choice_count;        /* n; choice i samples with seed + i */
+    uint32_t choice_count;        /* n; choice i draws with the numbers of (seed, i) */
     uint32_t tokens_max;          /* completion tokens of each choice; 0: none (echo alone) */
     uint32_t tokens_min;          /* eos is masked before */
-    struct eng_sampling sampling; /* the bias array is copied */
+    struct eng_sampling sampling; /* the bias array and the allowed mask are copied */
     /* One parser per choice is made from this: reasoning, tools, stop strings (text.h). */
     const struct eng_parser_spec *parser;
     uint32_t stop_tokens[SCH_STOP_TOKENS_MAX];
     uint32_t stop_token_count;
     bool ignore_eos;
+    const struct sch_bad_word *bad_words;
+    uint32_t bad_word_count; /* at most SCH_BAD_WORDS_MAX */
+    bool bounds_reasoning;   /* after reasoning_max tokens of reasoning </think> is forced; it is */
+    uint32_t reasoning_max;  /* then a token of reasoning itself */
     bool wants_prompt_logprobs; /* one SCH_PIECE_PROMPT per prompt token, in order */
     uint64_t deadline_ns;       /* fm_clock; UINT64_MAX: none */
 };

@@ -1,11 +1,13 @@
 # Fathom.  `make` builds, `make run` serves the bundled model, `make check` tests; README.md has the rest.
 comma := ,
-SAN   ?=
-O     ?= build/$(if $(SAN),$(subst $(comma),-,$(SAN)),release)
+SAN    ?=
+O      ?= build/$(if $(SAN),$(subst $(comma),-,$(SAN)),release)
 PREFIX ?= /usr/local
-PKGS  := libmicrohttpd libcjson
-CC    ?= cc
-OPT   ?= -O2 -g
+CC     ?= cc
+OPT    ?= -O2 -g
+PKGS   := libmicrohttpd libcjson
+LISTEN ?= 127.0.0.1:8080
+MODEL  ?= conf/model
 
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 LIBS       := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -lpthread -ldl
@@ -16,35 +18,64 @@ ALL_CFLAGS = -std=gnu17 -D_GNU_SOURCE $(WARNINGS) $(WERROR) $(OPT) -ffp-contract
 ALL_LDFLAGS = $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 
 DIRS  := $(patsubst %/,%,$(wildcard backends/ backends/*/)) kvcache engine engine/ref scheduler daemon
-MAINS := daemon/main.c engine/tools/fathom_probe.c
+MAINS := daemon/main.c
 OBJS  := $(patsubst %.c,$(O)/%.o,$(filter-out $(MAINS),$(wildcard $(DIRS:%=%/*.c))))
+LIB   := $(O)/libfathom.a
 TESTS := $(patsubst %.c,$(O)/%,$(wildcard tests/*/test_*.c))
 SUPPORT := $(patsubst %.c,$(O)/%.o,$(wildcard tests/support/*.c))
+FUZZERS := $(patsubst %.c,$(O)/%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES := $(patsubst %.c,$(O)/%,$(wildcard tests/bench/bench_*.c))
-
+SCRIPTS := $(wildcard tests/e2e/test_*.py tests/systemd/test_*.sh)
 PROGRAMS := $(if $(wildcard daemon/main.c),$(O)/fathomd) $(if $(wildcard engine/tools/fathom_probe.c),$(O)/fathom-probe)
-all: $(OBJS) $(PROGRAMS)
 
-$(O)/fathomd: $(O)/daemon/main.o $(OBJS)
+all: $(LIB) $(PROGRAMS)
+$(LIB): $(OBJS)
+	@rm -f $@
+	$(AR) crs $@ $^
+$(O)/fathomd: $(O)/daemon/main.o $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
-$(O)/fathom-probe: $(O)/engine/tools/fathom_probe.o $(OBJS)
+$(O)/fathom-probe: $(O)/engine/tools/fathom_probe.o $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
-$(TESTS): $(O)/%: $(O)/%.o $(SUPPORT) $(OBJS)
+	$(CC) $(ALL_CFLAGS) $(FLAGS_$(notdir $*)) -MMD -MP -c -o $@ $<
+$(TESTS): $(O)/%: $(O)/%.o $(SUPPORT) $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(CHECK_LIBS) $(LIBS)
-$(BENCHES): $(O)/%: $(O)/%.o $(OBJS)
+$(FUZZERS): $(O)/%: $(O)/%.o $(O)/tests/fuzz/replay.o $(LIB)
+	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
+$(BENCHES): $(O)/%: $(O)/%.o $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
 
-tests: $(TESTS)
-check: $(TESTS)
-	@tests/run.sh $^
+# `make run` and `make check` install what they miss where there is apt, then start over with it.
+deps:
+	@tests/deps.sh run
+run:
+	@tests/deps.sh run
+	@$(MAKE) --no-print-directory all
+	@$(O)/fathomd --set model.path=$(MODEL) --set http.listen=$(LISTEN)
+check:
+	@tests/deps.sh check
+	@$(MAKE) --no-print-directory check-all-built
+check-all-built: all $(TESTS) $(FUZZERS)
+	@O=$(O) tests/run.sh $(TESTS) $(FUZZERS) $(SCRIPTS)
+tests: $(TESTS) $(FUZZERS)
 asan tsan:
-	$(MAKE) check SAN=$(if $(filter asan,$@),address$(comma)undefined,thread)
+	@tests/deps.sh check
+	@$(MAKE) --no-print-directory check-built SAN=$(if $(filter asan,$@),address$(comma)undefined,thread)
+check-built: all $(TESTS) $(FUZZERS)
+	@O=$(O) tests/run.sh $(TESTS) $(FUZZERS)
+lint:
+	@tests/lint/lint.sh
+fuzz:
+	@$(MAKE) --no-print-directory CC=clang O=build/fuzz OPT="-O1 -g" CFLAGS="-fsanitize=fuzzer-no-link,address,undefined" \
+	    $(patsubst tests/%.c,build/fuzz/tests/%.fuzzer,$(wildcard tests/fuzz/fuzz_*.c))
+$(O)/%.fuzzer: $(O)/%.o $(LIB)
+	$(CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+bench: all $(BENCHES)
+	@for b in $(BENCHES); do $$b || exit 1; done
 clean:
 	rm -rf build
 
-.PHONY: all tests check asan tsan clean
+.PHONY: all deps run check check-all-built check-built tests asan tsan lint fuzz bench clean
 .SECONDARY:
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -38,6 +38,7 @@ static double log_total(const float *logits, uint32_t vocab)
     double total = 0;
     for (uint32_t t = 0; t < vocab; t++)
         total += (double)fm_exp(logits[t] - max);
+    FM_ASSERT(total >= 1); /* the largest logit adds exp(0) */
     return (double)max + log(total);
 }
 

@@ -295,7 +295,8 @@ enum { BE_STEP_VERSION = 1, BE_NO_LOGIT = 0xffff };
 enum be_row_kind { BE_ROW_PREFILL, BE_ROW_DECODE, BE_ROW_VERIFY, BE_ROW_REPLAY };
 
 struct be_row {
-    int32_t token; /* id; or ~k: the token sampled for logit row k of the step before (caps) */
+    int32_t token; /* id; ~k, the token sampled for logit row k of the step before, is kept for
+                    * caps.future_tokens and refused in blocks of version 1 */
     uint32_t position;
     uint32_t seq;   /* index in the step */
     uint16_t logit; /* index among the logit rows, or BE_NO_LOGIT */
@@ -304,11 +305,13 @@ struct be_row {
 _Static_assert(sizeof(struct be_row) == 16, "rows are copied to devices as they are");
 
 /* Rows [row_first, row_first + row_count) hold positions length_before, length_before + 1, ...
- * Page numbers stand in the step's page array:
+ * Page numbers stand in the step's page array; a pool of which the program touches no state needs
+ * no list (count 0), and no tail slot:
  *   G: pages 0, 1, ... up to the page of the last row; none may be 0
  *   S: from the page before length_before's (or page 0) up to the page of the last row; 0 where
  *      rows are not kept.  Pages that hold one of the window - 1 rows before length_before are
- *      not 0. */
+ *      not 0.  The rows of a DSpark block are never stored: its list may end with the page of
+ *      row length_before - 1. */
 struct be_seq {
     uint32_t row_first, row_count;
     uint32_t length_before;
@@ -322,7 +325,8 @@ _Static_assert(sizeof(struct be_seq) == 32, "sequences are copied to devices as 
 struct be_logit {
     float temperature, top_p, min_p;
     uint32_t top_k, flags;
-    uint32_t mask_offset; /* in bytes from the block's start; 0: every token is allowed */
+    uint32_t mask_offset; /* in bytes from the block's start; 0: every token is allowed.  Blocks of
+                           * version 1 have no masks and no flags: both are 0 */
     uint64_t seed;
 };
 _Static_assert(sizeof(struct be_logit) == 32, "sampling is copied to devices as it is");

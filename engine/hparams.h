@@ -1,9 +1,10 @@
 /* hparams.h - what config.json says about a model, checked, in numbers.
  *
- * A plain struct: filled in once at load, never written afterwards, read by every thread.  Nothing
- * here is a default of ours: a size that the file does not give is an error, because a wrong guess
- * gives a model that runs and is wrong.  Symbols in capitals are those of the model's description
- * (D hidden, L layers, H heads, ...).
+ * A plain struct: filled in once at load, never written afterwards, read by every thread.  A size
+ * that the file does not give is an error, because a wrong guess gives a model that runs and is
+ * wrong; defaults exist only where the published code has them too (both epsilons 1e-6, YaRN's betas
+ * 32 and 1, bos 0, eos 1).  Symbols in capitals are those of the model's description (D hidden,
+ * L layers, H heads, ...).
  *
  * Draft blocks are not decided here: configurations in circulation state their number wrongly.
  * eng_weights_draft() (weights.h) finds them by their tensors and eng_hparams_draft_set() writes
@@ -26,6 +27,8 @@ enum {
     ENG_STREAMS_MAX = 8,       /* N */
     ENG_EXPERTS_MAX = 4096,    /* E */
     ENG_EXPERTS_USED_MAX = 64, /* K */
+    ENG_PAGE_TOKENS_MAX = 4096,
+    ENG_CONTEXT_MAX = 1 << 24, /* positions beyond are not exact in fp32, as rotation needs them */
     ENG_CONFIG_BYTES_MAX = 1 << 18,
 };
 

@@ -86,8 +86,35 @@ static enum fm_status yarn_check(const struct eng_config *yarn, struct fm_err *e
     return FM_OK;
 }
 
+/* R, or in the new spelling R as a fraction of d, at the top or in `main` (NULL: there is none). */
+static enum fm_status rope_dim_read(const struct eng_config *config, const struct eng_config *main,
+                                    struct eng_hparams *hparams, struct fm_err *err)
+{
+    struct eng_config_value value;
+    double fraction;
+
+    if (!eng_config_find(config, "partial_rotary_factor", NULL, &value) &&
+        (main == NULL || !eng_config_find(main, "partial_rotary_factor", NULL, &value))) {
+        if (!eng_config_find(config, "qk_rope_head_dim", "rope_head_dim", &value))
+            return eng_config_missing(config, "qk_rope_head_dim", err);
+        return eng_config_u32(&value, 2, 2 * ENG_ROPE_PAIRS_MAX, &hparams->rope_dim, err);
+    }
+    enum fm_status status = eng_config_f64(&value, 0, 1, &fraction, err);
+    if (status != FM_OK)
+        return status;
+    double dims = fraction * hparams->head_dim, whole = nearbyint(dims);
+    if (fabs(dims - whole) > 1e-6 || whole < 2 || whole > 2 * ENG_ROPE_PAIRS_MAX)
+        return FM_FAIL(err, FM_CORRUPT,
+                       "\"%s\" is %g, which of head_dim %u is %g dims: a whole number from 2 to %d "
+                       "is expected",
+                       value.key, fraction, hparams->head_dim, dims, 2 * ENG_ROPE_PAIRS_MAX);
+    hparams->rope_dim = (uint32_t)whole;
+    return FM_OK;
+}
+
 /* The spelling of recent transformers: {"main": {...}, "compress": {...}}. */
-static enum fm_status rope_parameters_read(const struct eng_config_value *parameters,
+static enum fm_status rope_parameters_read(const struct eng_config *config,
+                                           const struct eng_config_value *parameters,
                                            struct eng_hparams *hparams, struct fm_err *err)
 {
     struct eng_config rope, main, compress;
@@ -111,36 +138,13 @@ static enum fm_status rope_parameters_read(const struct eng_config_value *parame
         return FM_FAIL(err, FM_UNSUPPORTED, "\"%s\" is %s, only \"default\" is implemented there",
                        value.key, eng_config_show(&value, shown));
     status = yarn_check(&compress, err);
+    if (status == FM_OK)
+        status = rope_dim_read(config, &main, hparams, err);
     if (status != FM_OK)
         return status;
     const struct rope_source source = {&main,     "rope_theta", &compress, "rope_theta",
                                        &compress, NULL,         NULL};
     return rope_numbers_read(&source, hparams, err);
-}
-
-/* R, or in the new spelling R as a fraction of d. */
-static enum fm_status rope_dim_read(const struct eng_config *config, struct eng_hparams *hparams,
-                                    struct fm_err *err)
-{
-    struct eng_config_value value;
-    double fraction;
-
-    if (!eng_config_find(config, "partial_rotary_factor", NULL, &value)) {
-        if (!eng_config_find(config, "qk_rope_head_dim", "rope_head_dim", &value))
-            return eng_config_missing(config, "qk_rope_head_dim", err);
-        return eng_config_u32(&value, 2, 2 * ENG_ROPE_PAIRS_MAX, &hparams->rope_dim, err);
-    }
-    enum fm_status status = eng_config_f64(&value, 0, 1, &fraction, err);
-    if (status != FM_OK)
-        return status;
-    double dims = fraction * hparams->head_dim, whole = nearbyint(dims);
-    if (fabs(dims - whole) > 1e-6 || whole < 2 || whole > 2 * ENG_ROPE_PAIRS_MAX)
-        return FM_FAIL(err, FM_CORRUPT,
-                       "\"%s\" is %g, which of head_dim %u is %g dims: a whole number from 2 to %d "
-                       "is expected",
-                       value.key, fraction, hparams->head_dim, dims, 2 * ENG_ROPE_PAIRS_MAX);
-    hparams->rope_dim = (uint32_t)whole;
-    return FM_OK;
 }
 
 enum fm_status eng_rotation_read(const struct eng_config *config, struct eng_hparams *hparams,
@@ -151,11 +155,11 @@ enum fm_status eng_rotation_read(const struct eng_config *config, struct eng_hpa
     struct rope_source source = {config, "rope_theta", config, "compress_rope_theta",
                                  config, NULL,         NULL};
 
-    enum fm_status dim_status = rope_dim_read(config, hparams, err);
+    if (eng_config_find(config, "rope_parameters", NULL, &value))
+        return rope_parameters_read(config, &value, hparams, err);
+    enum fm_status dim_status = rope_dim_read(config, NULL, hparams, err);
     if (dim_status != FM_OK)
         return dim_status;
-    if (eng_config_find(config, "rope_parameters", NULL, &value))
-        return rope_parameters_read(&value, hparams, err);
     if (eng_config_find(config, "rope_scaling", NULL, &value)) {
         enum fm_status status = eng_config_object(&value, &scaling, err);
         if (status == FM_OK)

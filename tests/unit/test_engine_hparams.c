@@ -279,6 +279,11 @@ START_TEST(the_spelling_of_transformers_gives_the_same)
     member_set(&members, "compress_rate_hca", "128");
     member_set(&members, "dtype", "\"bfloat16\"");
     member_set(&members, "torch_dtype", NULL);
+    member_set(&members, "partial_rotary_factor", NULL);
+    member_set(&members, "rope_parameters",
+               "{\"main\":{\"rope_theta\":10000.0,\"partial_rotary_factor\":0.125},"
+               "\"compress\":{\"rope_type\":\"yarn\",\"rope_theta\":160000.0,\"factor\":16.0,"
+               "\"original_max_position_embeddings\":65536,\"attention_factor\":null}}");
     parse_good(&members, &other);
     ck_assert_mem_eq(&released, &other, sizeof released);
 }

@@ -20,8 +20,8 @@
 #include "kvcache/layout.h"
 #include "kvcache/view.h"
 
-struct kv_cache; /* opaque: pool.c */
-struct kv_seq;   /* opaque: seq.c */
+struct kv_cache; /* opaque: cache.h */
+struct kv_seq;   /* opaque: cache.h */
 
 struct kv_options {
     uint32_t units[BE_POOL_COUNT]; /* as given to state_create: the null unit included */
@@ -58,7 +58,8 @@ enum fm_status kv_seq_reserve(struct kv_seq *seq, uint32_t count) FM_MUST_CHECK;
 struct kv_view kv_seq_view(const struct kv_seq *seq);
 
 /* The first `count` of the reserved tokens are final; S pages that have left the window and
- * unused reservations are given back. */
+ * unused reservations are given back.  Of a reservation longer than a page, all or none are final:
+ * the rows within it are not kept. */
 void kv_seq_commit(struct kv_seq *seq, uint32_t count);
 
 uint32_t kv_seq_length(const struct kv_seq *seq);
@@ -71,9 +72,16 @@ enum fm_status kv_seq_fork(struct kv_seq *parent, struct kv_seq **ret_child,
                            struct be_copy ret_copies[KV_FORK_COPIES_MAX],
                            uint32_t *ret_copy_count) FM_MUST_CHECK;
 
-/* Units of each pool that a sequence of `tokens` tokens, computed chunk_tokens at a time, needs
- * at most while it runs. */
-void kv_units_needed(const struct kv_layout *layout, uint32_t tokens, uint32_t chunk_tokens,
+/* What a request may need while it runs: seq_count sequences of up to `tokens` tokens, the first
+ * shared_tokens of which are computed once, chunk_tokens at a time, and then forked. */
+struct kv_need {
+    uint32_t tokens, shared_tokens, chunk_tokens;
+    uint32_t seq_count;
+};
+
+/* Units of each pool that suffice for the need: an upper bound, UINT32_MAX where it overflows.
+ * Sequences admitted by this sum never see FM_AGAIN. */
+void kv_units_needed(const struct kv_layout *layout, const struct kv_need *need,
                      uint32_t ret_units[BE_POOL_COUNT]);
 
 void kv_cache_stats(const struct kv_cache *cache, struct kv_stats *ret_stats);

@@ -67,7 +67,7 @@ struct sch_spec {
     uint32_t prompt_count;        /* at least 1 */
     uint32_t choice_count;        /* n; choice i draws with the numbers of (seed, i) */
     uint32_t tokens_max;          /* completion tokens of each choice; 0: none (echo alone) */
-    uint32_t tokens_min;          /* eos is masked before */
+    uint32_t tokens_min;          /* eos and the stop tokens are not drawn before */
     struct eng_sampling sampling; /* the bias array and the allowed mask are copied */
     /* One parser per choice is made from this: reasoning, tools, stop strings (text.h). */
     const struct eng_parser_spec *parser;
@@ -91,7 +91,8 @@ struct sch_handle {
 /* Queue a request.  FM_OK: the stream is the caller's until sch_stream_close.
  * FM_AGAIN: the queue is full and *ret_retry_s says when to come back (also written then).
  * FM_CANCELED: draining.  FM_LIMIT: prompt and tokens_max do not fit the context or the pools,
- * ever.  FM_NOMEM. */
+ * or choice_count is too large, ever.  FM_INVALID: a token beyond the vocabulary, or what
+ * eng_parser_new refuses.  FM_DEVICE: the device was lost.  FM_NOMEM. */
 enum fm_status sch_submit(struct sch_scheduler *scheduler, const struct sch_spec *spec,
                           struct sch_handle *ret_handle, struct sch_stream **ret_stream,
                           uint32_t *ret_retry_s, struct fm_err *err) FM_MUST_CHECK;
@@ -181,7 +182,9 @@ struct sch_stats {
     uint64_t queued_tokens;
     uint64_t steps, prefill_tokens, decode_tokens;
     struct sch_histogram ttft, tpot, e2e, step, queue_wait, cancel_latency;
+    uint64_t repairs[ENG_REPAIR_COUNT]; /* of model output, by the parsers of ended choices */
     uint32_t units_total[BE_POOL_COUNT], units_free[BE_POOL_COUNT];
+    uint32_t is_broken; /* 1: the device was lost; nothing runs any more */
 };
 
 /* A copy that is at most a step old.  Any thread. */

@@ -1,9 +1,5 @@
-/* numeric.c - the tables of numeric.h, the flush mode, and the inverse frequencies. */
+/* numeric.c - the tables of numeric.h, and the flush mode. */
 #include "backends/base/numeric.h"
-
-#include <math.h>
-
-#include "backends/base/assert.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -57,27 +53,3 @@ const int8_t fm_e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, 
         sign 320.0f, sign 352.0f, sign 384.0f, sign 416.0f, sign 448.0f, sign __builtin_nanf("")
 
 const float fm_e4m3_table[256] = {HALF_TABLE(+), HALF_TABLE(-)};
-
-void fm_rope_inverse(const struct fm_rope_spec *spec, float *ret_inverse)
-{
-    FM_ASSERT(spec->rope_dim != 0 && spec->rope_dim % 2 == 0);
-    double dim = (double)spec->rope_dim;
-    uint32_t count = spec->rope_dim / 2;
-
-    for (uint32_t i = 0; i < count; i++)
-        ret_inverse[i] = 1.0f / (float)pow(spec->base, 2.0 * (double)i / dim);
-    if (!spec->is_yarn)
-        return;
-
-    double turns = spec->original / (2.0 * M_PI), span = 2.0 * log(spec->base);
-    double low = fmax(floor(dim * log(turns / spec->beta_fast) / span), 0.0);
-    double high = fmin(ceil(dim * log(turns / spec->beta_slow) / span), dim - 1.0);
-    if (low == high)
-        high += 0.001;
-    for (uint32_t i = 0; i < count; i++) {
-        float ramp = ((float)i - (float)low) / (float)(high - low);
-        float keep = 1.0f - fm_min_f32(fm_max_f32(ramp, 0.0f), 1.0f);
-        float slow = ret_inverse[i] / (float)spec->factor * (1.0f - keep);
-        ret_inverse[i] = slow + ret_inverse[i] * keep;
-    }
-}

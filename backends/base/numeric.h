@@ -438,21 +438,6 @@ static inline void fm_sincos(float angle, float *ret_sin, float *ret_cos)
 
 /* ---- rotation, Hadamard ---------------------------------------------------------------------- */
 
-/* Inverse frequencies of one kind of layer. */
-struct fm_rope_spec {
-    double base;       /* rope_theta or compress_rope_theta */
-    uint32_t rope_dim; /* R, even */
-    uint32_t is_yarn;  /* 0: plain; the rest is then not read */
-    double factor;     /* rope_scaling.factor */
-    double original;   /* rope_scaling.original_max_position_embeddings */
-    double beta_fast, beta_slow;
-};
-
-/* ret_inverse[0 .. rope_dim / 2): bit for bit the released code's fp32 steps (power, reciprocal,
- * then the ramp between low and high).  The only function of this file that uses libm (pow and
- * log in double, rounded to float once): call it at load. */
-void fm_rope_inverse(const struct fm_rope_spec *spec, float *ret_inverse);
-
 /* The angle of a position: one fp32 product, then its sine and cosine. */
 static inline void fm_rope_angle(uint32_t position, float inverse, float *ret_sin, float *ret_cos)
 {

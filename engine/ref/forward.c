@@ -65,17 +65,24 @@ static void keep(const struct eng_ref_run *run, uint32_t layer_index, const uint
         }
 }
 
-static enum fm_status layers_run(struct eng_ref_run *run, uint16_t *streams, struct fm_err *err)
+/* The block of run->layer_index, its input replaced if the hooks want that. */
+static enum fm_status block_run(const struct eng_ref_run *run, uint16_t *streams,
+                                struct fm_err *err)
 {
     const struct eng_ref_hooks *hooks = run->hooks;
+    if (hooks != NULL && hooks->inject != NULL)
+        hooks->inject(hooks->context, run->layer_index, run->first, run->count, streams);
+    return eng_ref_block(run, streams, err);
+}
+
+static enum fm_status layers_run(struct eng_ref_run *run, uint16_t *streams, struct fm_err *err)
+{
     for (uint32_t l = 0; l < run->model->hparams->layer_count; l++) {
         char prefix[32];
         (void)snprintf(prefix, sizeof prefix, "layer.%u.", l);
         run->layer_index = l;
         run->prefix = prefix;
-        if (hooks != NULL && hooks->inject != NULL)
-            hooks->inject(hooks->context, l, run->first, run->count, streams);
-        enum fm_status status = eng_ref_block(run, streams, err);
+        enum fm_status status = block_run(run, streams, err);
         if (status != FM_OK)
             return status;
         keep(run, l, streams);
@@ -179,7 +186,7 @@ enum fm_status eng_ref_mtp(const struct eng_ref_model *model, struct eng_ref_sta
                               .prefix = "mtp.0.",
                               .block_first = UINT32_MAX};
     if (status == FM_OK)
-        status = eng_ref_block(&run, streams, err);
+        status = block_run(&run, streams, err);
     for (uint32_t i = 0; i < count && status == FM_OK; i++)
         status = eng_ref_exit_run(model, &model->draft_exit, streams + i * row, first + i, "mtp.",
                                   hooks, err);
@@ -294,6 +301,7 @@ enum fm_status eng_ref_dspark(const struct eng_ref_model *model, struct eng_ref_
         for (uint32_t i = 0; i < block; i++)
             eng_ref_embed(model->embed, ids[i], hp->hc_streams, hp->dim, streams + i * row);
     for (uint32_t s = 0; s < hp->draft_stage_count && status == FM_OK; s++) {
+        char prefix[32];
         struct eng_ref_run run = {.model = model,
                                   .state = state,
                                   .hooks = hooks,
@@ -301,8 +309,10 @@ enum fm_status eng_ref_dspark(const struct eng_ref_model *model, struct eng_ref_
                                   .first = position + 1,
                                   .count = block,
                                   .ids = ids,
+                                  .prefix = prefix,
                                   .block_first = position + 1};
-        status = eng_ref_block(&run, streams, err);
+        (void)snprintf(prefix, sizeof prefix, "mtp.%u.", s);
+        status = block_run(&run, streams, err);
     }
     if (status == FM_OK)
         status = spark_propose(model, &arena, streams, next_id, hooks, err);

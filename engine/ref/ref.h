@@ -13,7 +13,7 @@
  *   layer.<i>.index_scores [T, entries so far] bf16 (also of entries that a row cannot see yet)
  *   layer.<i>.index_topk [T, topk] i64, ascending, -1 behind the last
  *   logits [1, V] f32, one report per row
- *   mtp.0.<the same> and mtp.logits [1, V];  dspark.tokens [B] i64, dspark.confidence [B] f32,
+ *   mtp.<i>.<the same> for draft block i;  mtp.logits [1, V];  dspark.tokens [B] i64, dspark.confidence [B] f32,
  *   dspark.logits [B, V] f32
  *
  * A model is immutable after eng_ref_model_new and may be shared; a state belongs to one thread.
@@ -44,7 +44,8 @@ struct eng_ref_tensor {
 
 /* Both callbacks run on the caller's thread and may be NULL.
  *   report   gets every tensor
- *   inject   before layer `layer_index`: may overwrite streams [count, N, D] bf16, its input */
+ *   inject   before layer `layer_index` (draft block i: layer_count + i): may overwrite streams
+ *            [count, N, D] bf16, its input */
 struct eng_ref_hooks {
     void (*report)(void *context, const struct eng_ref_tensor *tensor);
     void (*inject)(void *context, uint32_t layer_index, uint32_t first, uint32_t count,

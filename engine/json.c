@@ -308,13 +308,10 @@ out_free:
 /* Recursion is bounded: the text was checked, so it has at most FM_JSON_DEPTH_MAX levels. */
 static enum fm_status value_print(struct eng_slice json, struct fm_buf *out, struct fm_err *err);
 
-static enum fm_status object_print(struct eng_slice json, struct fm_buf *out, struct fm_err *err)
+static enum fm_status members_print(const struct eng_json_member *members, size_t count,
+                                    struct fm_buf *out, struct fm_err *err)
 {
-    struct eng_json_member *members;
-    size_t count;
-    enum fm_status status = eng_json_members(json, &members, &count, err);
-    if (status != FM_OK)
-        return status;
+    enum fm_status status = FM_OK;
     (void)fm_buf_putc(out, '{');
     for (size_t i = 0; i < count && status == FM_OK; i++) {
         (void)fm_buf_puts(out, i == 0 ? "\"" : ", \"");
@@ -323,7 +320,18 @@ static enum fm_status object_print(struct eng_slice json, struct fm_buf *out, st
         status = value_print(members[i].value, out, err);
     }
     (void)fm_buf_putc(out, '}');
-    fm_free(members);
+    return status;
+}
+
+static enum fm_status object_print(struct eng_slice json, struct fm_buf *out, struct fm_err *err)
+{
+    struct eng_json_member *members;
+    size_t count;
+    enum fm_status status = eng_json_members(json, &members, &count, err);
+    if (status == FM_OK) {
+        status = members_print(members, count, out, err);
+        fm_free(members);
+    }
     return status;
 }
 
@@ -373,6 +381,15 @@ enum fm_status eng_json_print(struct eng_slice json, struct fm_buf *out, struct 
         return fm_fail(err, FM_INVALID, "not valid JSON: %s at byte %zu", reader.problem,
                        reader.problem_at);
     enum fm_status status = value_print(slice_of(value), out, err);
+    if (status == FM_OK && out->is_broken)
+        return FM_FAIL(err, FM_LIMIT, "JSON text too long");
+    return status;
+}
+
+enum fm_status eng_json_print_members(const struct eng_json_member *members, size_t count,
+                                      struct fm_buf *out, struct fm_err *err)
+{
+    enum fm_status status = members_print(members, count, out, err);
     if (status == FM_OK && out->is_broken)
         return FM_FAIL(err, FM_LIMIT, "JSON text too long");
     return status;

@@ -42,4 +42,8 @@ struct eng_json_member {
 enum fm_status eng_json_members(struct eng_slice json, struct eng_json_member **ret_members,
                                 size_t *ret_count, struct fm_err *err) FM_MUST_CHECK;
 
+/* Append an object of these members, printed as eng_json_print does. */
+enum fm_status eng_json_print_members(const struct eng_json_member *members, size_t count,
+                                      struct fm_buf *out, struct fm_err *err) FM_MUST_CHECK;
+
 #endif

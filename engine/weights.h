@@ -24,18 +24,7 @@
 
 #include "backends/base/status.h"
 #include "engine/hparams.h"
-
-enum { ENG_RANK_MAX = 4 };
-
-enum eng_dtype {
-    ENG_DTYPE_F32,
-    ENG_DTYPE_BF16,
-    ENG_DTYPE_F8_E4M3,
-    ENG_DTYPE_F8_E8M0,
-    ENG_DTYPE_I8, /* here always two e2m1 per byte, low nibble first */
-    ENG_DTYPE_I64,
-    ENG_DTYPE_OTHER, /* a type of the format that no tensor of the model has */
-};
+#include "engine/safetensors.h"
 
 struct eng_tensor {
     const char *name; /* official, NUL-terminated */
@@ -125,8 +114,5 @@ uint64_t eng_weights_bytes(const struct eng_weights *weights); /* of the model's
 /* Rows of the hash layers' expert tables that name an expert twice: 0 in a sound model, a matter
  * for a warning, not for an error.  After eng_weights_check. */
 uint64_t eng_weights_hash_duplicates(const struct eng_weights *weights);
-
-/* "BF16", "F8_E4M3", ...: the spelling of the file format. */
-const char *eng_dtype_name(enum eng_dtype dtype);
 
 #endif

@@ -1,8 +1,8 @@
 /* fake_tensors.h - the tensors of a configuration without a checkpoint: shapes and types, no bytes.
  *
- * Defines eng_weights_find, eng_weights_read and eng_dtype_name, so that programs of any size can
- * be stated, the released ones too: a test that includes this does not link engine/weights.c.
- * Include it once per test program. */
+ * Defines eng_weights_find and eng_weights_read, so that programs of any size can be stated, the
+ * released ones too: a test that includes this does not link engine/weights.c.  Include it once per
+ * test program. */
 #ifndef TESTS_FAKE_TENSORS_H
 #define TESTS_FAKE_TENSORS_H
 
@@ -31,12 +31,6 @@ struct eng_weights {
     enum eng_dtype scale_dtype;
     const char *missing; /* this one cannot be found; NULL: all can */
 };
-
-const char *eng_dtype_name(enum eng_dtype dtype)
-{
-    static const char *const names[] = {"F32", "BF16", "F8_E4M3", "F8_E8M0", "I8", "I64", "OTHER"};
-    return names[dtype];
-}
 
 /* How the elements of a kind of linear are stored under the configuration. */
 static enum eng_dtype fake_dtype(enum eng_format format)

@@ -1,6 +1,6 @@
 /* tiny.h - small random checkpoints in the released file layout, for everybody's tests.
  *
- * Six layers, D 128, 4 heads, 8 experts of which 2 are used, V 512: about 3 MB, made in well under a
+ * Six layers, D 128, 4 heads, 8 experts of which 2 are used, V 512: about 6 MB, made in well under a
  * second.  The values depend on variant and seed alone.  They have the scale that a trained model
  * has (gains near 1, linears of variance 1/inputs), so that a forward pass stays finite; what they
  * compute means nothing. */
@@ -28,7 +28,8 @@ void test_tiny_model(const char *dir, enum test_tiny_variant variant, uint64_t s
 const char *test_tiny_config(enum test_tiny_variant variant);
 
 /* test_tiny_model in a new directory under test_dir(), kept for the whole test program: a variant
- * is made once per seed and process.  Returns its path. */
+ * is made once per seed and process.  Returns its path.  Check runs each test in a process of its
+ * own, so call this in test_suite() or in an unchecked fixture; the tests then find it made. */
 const char *test_tiny_dir(enum test_tiny_variant variant, uint64_t seed);
 
 #endif

@@ -224,6 +224,22 @@ static enum fm_status check_state(struct checker *checker, const struct be_op *o
     return FM_OK;
 }
 
+/* Taps stand without gaps, in the order of their layers. */
+static enum fm_status check_taps(struct checker *checker, const struct be_op *op)
+{
+    const struct be_op *ops = checker->program->ops;
+    for (uint32_t i = 1; i < BE_OP_IN_MAX; i++) {
+        if (op->in[i] == 0)
+            continue;
+        uint32_t before = checker->producer[op->in[i - 1]];
+        uint32_t after = checker->producer[op->in[i]];
+        if (op->in[i - 1] == 0 || (before != PRODUCER_NONE && after != PRODUCER_NONE &&
+                                   ops[before].layer >= ops[after].layer))
+            return bad_op(checker, "input slots %u and %u are not of ascending layers", i - 1, i);
+    }
+    return FM_OK;
+}
+
 /* What the table cannot say of single kinds. */
 static enum fm_status check_special(struct checker *checker, const struct be_op *op)
 {
@@ -255,16 +271,17 @@ static enum fm_status check_special(struct checker *checker, const struct be_op 
                                 i / 3);
         }
         return status;
-    case BE_OP_SPARK_CONTEXT:
-        for (uint32_t i = 1; i < BE_OP_IN_MAX; i++) {
-            if (op->in[i] != 0 && op->in[i - 1] == 0)
-                return bad_op(checker, "input slot %u is empty, slot %u is not", i - 1, i);
-        }
-        return FM_OK;
+    case BE_OP_SPARK_CONTEXT: return check_taps(checker, op);
     case BE_OP_COMPRESS_INDEX:
     case BE_OP_INDEX_QUERY:
     case BE_OP_INDEX_SELECT:
         return op->ratio == 4 ? FM_OK : bad_op(checker, "ratio is %u, indexers have 4", op->ratio);
+    case BE_OP_ATTEND:
+    case BE_OP_SPARK_ATTEND:
+        if ((op->kind == BE_OP_SPARK_ATTEND) !=
+            (op->layer >= checker->shape->layer_count && checker->shape->spark_block != 0))
+            return bad_op(checker, "the stages of DSpark alone attend to blocks");
+        return FM_OK;
     case BE_OP_COMPRESS:
         return op->ratio != 0 ? FM_OK : bad_op(checker, "ratio is 0, there is nothing to compress");
     default: return FM_OK;
@@ -317,7 +334,15 @@ static enum fm_status check_sublayer(struct checker *checker, const struct be_op
     return FM_OK;
 }
 
-/* Streams pass each sublayer once, layer by layer. */
+/* Is this HC_EXPAND the second of its layer, behind the experts?  Unknown counts as yes. */
+static bool closes_layer(const struct checker *checker, const struct be_op *expand)
+{
+    uint32_t producer = checker->producer[expand->in[1]];
+    return producer == PRODUCER_NONE || checker->program->ops[producer].kind == BE_OP_EXPERTS;
+}
+
+/* Streams pass each sublayer once, layer by layer: behind a layer's first HC_EXPAND comes its
+ * second HC_COLLAPSE, behind the second the next layer, a TAP or the HEAD. */
 static enum fm_status check_streams(struct checker *checker, const struct be_op *op)
 {
     if (op->kind != BE_OP_HC_COLLAPSE && op->kind != BE_OP_TAP && op->kind != BE_OP_HEAD)
@@ -326,11 +351,13 @@ static enum fm_status check_streams(struct checker *checker, const struct be_op 
     uint32_t producer = checker->producer[streams];
     if (producer != PRODUCER_NONE) {
         const struct be_op *writer = &checker->program->ops[producer];
-        bool is_next = writer->layer == op->layer ||
-                       (op->kind == BE_OP_HC_COLLAPSE && writer->kind == BE_OP_HC_EXPAND &&
-                        writer->layer + 1u == op->layer);
-        if (!is_next)
-            return bad_op(checker, "takes the streams of layer %u", writer->layer);
+        bool is_inner = writer->kind == BE_OP_HC_EXPAND && !closes_layer(checker, writer);
+        bool crosses =
+            op->kind == BE_OP_HC_COLLAPSE && writer->kind == BE_OP_HC_EXPAND && !is_inner;
+        if (writer->layer + (crosses ? 1u : 0u) != op->layer ||
+            (is_inner && op->kind != BE_OP_HC_COLLAPSE))
+            return bad_op(checker, "takes the streams %s layer %u", is_inner ? "inside" : "of",
+                          writer->layer);
     }
     if (op->kind != BE_OP_TAP) {
         if (checker->is_taken[streams])

@@ -7,7 +7,6 @@
 #define TESTS_FAKE_TENSORS_H
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "backends/base/assert.h"
@@ -16,6 +15,7 @@
 #include "engine/hparams.h"
 #include "engine/program.h"
 #include "engine/weights.h"
+#include "tests/support/support.h"
 
 enum { FAKE_NAME_BYTES = 96 };
 
@@ -33,7 +33,7 @@ struct eng_weights {
 };
 
 /* How the elements of a kind of linear are stored under the configuration. */
-static enum eng_dtype fake_dtype(enum eng_format format)
+static inline enum eng_dtype fake_dtype(enum eng_format format)
 {
     if (format == ENG_FORMAT_FP4)
         return ENG_DTYPE_I8;
@@ -47,8 +47,8 @@ struct fake_shape {
 };
 
 /* Type, rows and columns in elements of the tensor "<prefix><suffix>". */
-static bool fake_find_shape(const struct eng_hparams *hp, const char *suffix, uint32_t ratio,
-                            struct fake_shape *ret_shape)
+static inline bool fake_find_shape(const struct eng_hparams *hp, const char *suffix, uint32_t ratio,
+                                   struct fake_shape *ret_shape)
 {
     uint64_t d = hp->head_dim;
     uint64_t dim = hp->dim;
@@ -121,6 +121,16 @@ static bool fake_find_shape(const struct eng_hparams *hp, const char *suffix, ui
     return false;
 }
 
+/* "12.rest" -> 12 and "rest". */
+static inline const char *fake_skip_index(const char *text, uint32_t *ret_index)
+{
+    uint32_t index = 0;
+    while (*text >= '0' && *text <= '9')
+        index = index * 10 + (uint32_t)(*text++ - '0');
+    *ret_index = index;
+    return text + 1;
+}
+
 enum fm_status eng_weights_find(const struct eng_weights *weights, const char *name,
                                 const struct eng_tensor **ret_tensor)
 {
@@ -130,7 +140,7 @@ enum fm_status eng_weights_find(const struct eng_weights *weights, const char *n
     struct fake_shape shape;
     char whole[FAKE_NAME_BYTES];
     const char *suffix = whole;
-    char *end = NULL;
+    uint32_t index = 0;
     uint32_t ratio = 0;
 
     if (weights->missing != NULL && strcmp(name, weights->missing) == 0) {
@@ -145,11 +155,10 @@ enum fm_status eng_weights_find(const struct eng_weights *weights, const char *n
     if (is_scale)
         (void)snprintf(whole + strlen(whole) - 5, 8, "weight");
     if (strncmp(whole, "layers.", 7) == 0) {
-        ratio = hp->compress_ratio[strtoul(whole + 7, &end, 10)];
-        suffix = end + 1;
+        suffix = fake_skip_index(whole + 7, &index);
+        ratio = hp->compress_ratio[index];
     } else if (strncmp(whole, "mtp.", 4) == 0) {
-        (void)strtoul(whole + 4, &end, 10);
-        suffix = end + 1;
+        suffix = fake_skip_index(whole + 4, &index);
     }
     if (!fake_find_shape(hp, suffix, ratio, &shape)) {
         fm_free(made);
@@ -174,10 +183,12 @@ enum fm_status eng_weights_find(const struct eng_weights *weights, const char *n
 }
 
 /* What was asked of eng_weights_read last. */
-static struct {
+struct fake_read {
     const struct eng_tensor *tensor;
     uint64_t row_first, row_count;
-} fake_read;
+};
+extern struct fake_read fake_read;
+struct fake_read fake_read;
 
 enum fm_status eng_weights_read(const struct eng_weights *weights, const struct eng_tensor *tensor,
                                 uint64_t row_first, uint64_t row_count, void *ret_rows,
@@ -192,7 +203,7 @@ enum fm_status eng_weights_read(const struct eng_weights *weights, const struct 
     return FM_OK;
 }
 
-static void fake_weights_done(struct eng_weights *weights)
+static inline void fake_weights_done(struct eng_weights *weights)
 {
     while (weights->tensors != NULL) {
         struct fake_tensor *next = weights->tensors->next;

@@ -138,6 +138,10 @@ struct sch_piece {
     float logprob;            /* of PROMPT and TOKEN; NAN: there is none */
     uint32_t candidate_count; /* of PROMPT and TOKEN */
     uint32_t byte_count;
+    /* Of REASONING and CONTENT: positions of the generated tokens that have bytes in this piece
+     * (eng_piece); of TOKEN: its own position and the next.  token_first may have been counted for
+     * the piece before. */
+    uint32_t token_first, token_end;
     uint32_t completion_tokens, reasoning_tokens; /* of END */
     uint32_t prompt_tokens, cached_tokens;        /* of END */
     uint32_t stop_string; /* of END: index in the parser's stop strings, or SCH_NO_STOP */

@@ -35,8 +35,8 @@ static float logits_max(const float *logits, uint32_t vocab)
 static double log_total(const float *logits, uint32_t vocab)
 {
     float max = logits_max(logits, vocab);
-    double total = 0;
-    for (uint32_t t = 0; t < vocab; t++)
+    double total = (double)fm_exp(logits[0] - max);
+    for (uint32_t t = 1; t < vocab; t++)
         total += (double)fm_exp(logits[t] - max);
     FM_ASSERT(total >= 1); /* the largest logit adds exp(0) */
     return (double)max + log(total);

@@ -11,7 +11,7 @@ import sys
 # folder -> what it may include besides its own files: folders (base), or single public headers
 BASE = "backends/base/"
 PUBLIC = {
-    "daemon": ["scheduler/scheduler.h", "engine/text.h", BASE],
+    "daemon": ["scheduler/scheduler.h", "engine/text.h", "conf/options.def", BASE],
     "scheduler": ["engine/engine.h", "engine/text.h", "kvcache/kvcache.h", "backends/backend.h", "backends/program.h", BASE],
     "engine": ["kvcache/view.h", "kvcache/layout.h", "backends/backend.h", "backends/program.h", BASE],
     "kvcache": ["backends/backend.h", "backends/program.h", BASE],

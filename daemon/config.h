@@ -59,6 +59,9 @@ void srv_config_put(struct srv_config *config);
 const char *srv_config_needs_restart(const struct srv_config *before,
                                      const struct srv_config *after, uint32_t *cursor);
 
+/* The text of a small file that an operator wrote, at most 1 MiB and without a NUL byte; fm_free. */
+enum fm_status srv_config_text(const char *path, char **ret_text, struct fm_err *err) FM_MUST_CHECK;
+
 /* --help: one line and a sentence per setting. */
 void srv_config_help(struct fm_buf *out);
 

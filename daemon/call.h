@@ -80,20 +80,21 @@ struct srv_call_header {
 };
 
 enum srv_call_phase {
-    SRV_CALL_HEAD,    /* body is being read */
-    SRV_CALL_PREPARE, /* with the preparation pool */
-    SRV_CALL_OPEN,    /* started, no answer yet */
-    SRV_CALL_STREAM,  /* stream opened, nothing sent */
-    SRV_CALL_COMMITTED,
-    SRV_CALL_ANSWERED, /* the answer is complete; what is left to send is known */
+    SRV_CALL_HEAD,      /* the body is being read */
+    SRV_CALL_PREPARE,   /* with the preparation pool */
+    SRV_CALL_OPEN,      /* started, no answer yet */
+    SRV_CALL_STREAM,    /* a stream is open, nothing is sent */
+    SRV_CALL_COMMITTED, /* the head is out, more will come */
+    SRV_CALL_ANSWERED,  /* the answer is complete; what is left to send is known */
 };
+
+struct srv_http;
 
 /* A handler reads the first part and owns `request`.  The second part is http.c's and call.c's. */
 struct srv_call {
-    const struct srv_route *route;
-    const struct srv_config
-        *config;   /* the settings that hold for this call, whatever is reloaded */
-    void *context; /* what the handler was bound with (srv_routes_bind) */
+    const struct srv_route *route;   /* NULL: none fits (never seen by a handler) */
+    const struct srv_config *config; /* holds for this call, whatever is reloaded */
+    void *context;                   /* what the handler was bound with (srv_routes_bind) */
     enum srv_method method;
     bool is_anthropic;     /* errors and models in that surface's shape */
     char *path;            /* decoded once, never NULL */
@@ -106,6 +107,9 @@ struct srv_call {
     void *request;                 /* the handler's */
     _Atomic bool is_canceled;      /* prepare may look: the answer is no longer wanted */
 
+    struct srv_http *http; /* NULL in tests of handlers */
+    struct srv_keys *keys; /* what `key` lies in */
+    void *conn;            /* http.c's; NULL when the connection has ended */
     enum srv_call_phase phase;
     int status; /* of the answer */
     const char *content_type;
@@ -113,15 +117,45 @@ struct srv_call {
     uint32_t header_count;
     struct fm_buf out; /* the answer's body, or the part of a stream that was not sent */
     size_t out_sent;   /* bytes at the front of out that were sent */
+    uint64_t sent_bytes;
     const char *keepalive_frame;
-    uint64_t put_ns; /* of the last put, or of the opening */
-    bool is_failed;  /* end the connection without a proper end of the answer */
-    bool is_started, is_cancel_told;
-    void *conn;                       /* http.c's, NULL when the connection has ended */
-    struct fm_link link;              /* in a preparation thread's inbox, then in the outbox */
-    struct srv_call *next, *previous; /* all calls of the server */
-    uint32_t worker;                  /* preparation thread that has it */
+    uint64_t put_ns;        /* of the last put, or of the opening */
+    uint64_t hold_until_ns; /* the answer waits until then */
+    bool closes;            /* the connection ends with this answer */
+    bool is_padded;         /* unstreamed, but the head is out: the answer comes behind newlines */
+    bool is_failed;         /* the answer ends without its proper end */
+    bool is_discarded;      /* the body is read and dropped */
+    bool is_head;           /* HEAD: the answer's body is not sent */
+    bool is_entered;        /* a function of the handler has run: done is owed */
+    bool is_queued;         /* the answer was handed to the library, or written past it */
+    bool is_refused;        /* written past it */
+    bool is_streamed;       /* the answer's length was not known when its head went out */
+    bool is_started, is_cancel_told, is_woken, is_attended;
+    size_t body_reserved; /* of http.body_memory_bytes */
+    uint64_t body_seen;
+    uint32_t worker;                /* preparation thread that has it */
+    struct fm_link link;            /* in its inbox, then in the outbox */
+    struct srv_call *next_attended; /* http.c's list of calls that changed */
+    struct srv_call *next, *previous;
 };
+
+/* A call with an id and nothing else, in phase HEAD; NULL when memory is short.  config is taken. */
+struct srv_call *srv_call_new(struct srv_config *config);
+/* Wipes and frees.  The handler's done is the caller's business.  NULL is allowed. */
+void srv_call_free(struct srv_call *call);
+
+/* Take the client's x-request-id if it is sound: 1 to 128 of [A-Za-z0-9._:-]. */
+void srv_call_take_id(struct srv_call *call, const char *text);
+
+/* Bytes of the answer that wait to be sent, and that they were sent. */
+size_t srv_call_pending(const struct srv_call *call, const char **ret_data);
+void srv_call_sent(struct srv_call *call, size_t bytes);
+
+/* Send a keep-alive, or open with one, if nothing was put for the interval (main, each tick). */
+void srv_call_keep_alive(struct srv_call *call, uint64_t now_ns);
+
+/* Tell the handler once, if it was started and has not answered. */
+void srv_call_cancel(struct srv_call *call, enum srv_cancel why);
 
 /* ---- an answer in one piece ------------------------------------------------------------------ */
 
@@ -141,7 +175,7 @@ void srv_reply_json(struct srv_call *call, int status, struct fm_buf *body);
  * left out.  A name that is there already gets the new value. */
 void srv_call_header(struct srv_call *call, const char *name, const char *value);
 
-/* true: the status line is out, or the answer is complete. */
+/* true: the status line is out, or the answer is complete: srv_reply is no longer possible. */
 bool srv_call_is_committed(const struct srv_call *call);
 bool srv_call_is_answered(const struct srv_call *call);
 

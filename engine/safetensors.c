@@ -209,7 +209,8 @@ static enum fm_status entries_check(struct eng_safetensors *header, uint64_t dat
 {
     uint64_t at = data_offset;
 
-    qsort(header->entries, header->count, sizeof *header->entries, offsets_compare);
+    if (header->count > 0)
+        qsort(header->entries, header->count, sizeof *header->entries, offsets_compare);
     for (uint32_t i = 0; i < header->count; i++) {
         const struct eng_safetensors_entry *entry = &header->entries[i];
         if (entry->offset < at)
@@ -227,7 +228,8 @@ static enum fm_status entries_check(struct eng_safetensors *header, uint64_t dat
         return FM_FAIL(err, FM_CORRUPT,
                        "no tensor has the last bytes, from %" PRIu64 " to %" PRIu64, at,
                        file_bytes);
-    qsort(header->entries, header->count, sizeof *header->entries, names_compare);
+    if (header->count > 0)
+        qsort(header->entries, header->count, sizeof *header->entries, names_compare);
     for (uint32_t i = 1; i < header->count; i++)
         if (strcmp(header->entries[i - 1].name, header->entries[i].name) == 0)
             return FM_FAIL(err, FM_CORRUPT, "tensor '%s' is there twice", header->entries[i].name);

@@ -29,7 +29,7 @@ const char *test_tiny_config(enum test_tiny_variant variant);
 
 /* test_tiny_model in a new directory under test_dir(), kept for the whole test program: a variant
  * is made once per seed and process.  Returns its path.  Check runs each test in a process of its
- * own, so call this in test_suite() or in an unchecked fixture; the tests then find it made. */
+ * own, so call this in an unchecked fixture of the test case; the tests then find it made. */
 const char *test_tiny_dir(enum test_tiny_variant variant, uint64_t seed);
 
 #endif

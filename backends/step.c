@@ -172,7 +172,8 @@ static enum fm_status check_g(const struct be_step *step, uint32_t seq_index,
     return FM_OK;
 }
 
-/* The rows of a DSpark block are not stored: its list may end with the last page that is read. */
+/* The rows of a DSpark block are not stored: its list may end with the last page that is read.  The
+ * whole block sees the window of the row before it. */
 static enum fm_status check_s(const struct be_step *step, uint32_t seq_index,
                               const struct be_shape *shape, bool is_block, struct fm_err *err)
 {
@@ -193,7 +194,7 @@ static enum fm_status check_s(const struct be_step *step, uint32_t seq_index,
     if (seq->length_before == 0)
         return FM_OK;
 
-    uint32_t behind = fm_min_u32(seq->length_before, shape->window - 1);
+    uint32_t behind = fm_min_u32(seq->length_before, shape->window - (is_block ? 0 : 1));
     if (behind == 0)
         return FM_OK;
     uint32_t read_first = (seq->length_before - behind) / shape->page_tokens;

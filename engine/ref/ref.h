@@ -13,8 +13,8 @@
  *   layer.<i>.index_scores [T, entries so far] bf16 (also of entries that a row cannot see yet)
  *   layer.<i>.index_topk [T, topk] i64, ascending, -1 behind the last
  *   logits [1, V] f32, one report per row
- *   mtp.<i>.<the same> for draft block i;  mtp.logits [1, V];  dspark.tokens [B] i64, dspark.confidence [B] f32,
- *   dspark.logits [B, V] f32
+ *   mtp.<i>.<the same> for draft block i;  mtp.logits [1, V] f32, one report per row
+ *   dspark.tokens [B] i64, dspark.confidence [B] f32, dspark.logits [B, V] f32
  *
  * A model is immutable after eng_ref_model_new and may be shared; a state belongs to one thread.
  * The functions flush denormals while they run and restore the thread's mode (numeric.h). */

@@ -121,7 +121,7 @@ enum fm_status eng_ref_forward(const struct eng_ref_model *model, struct eng_ref
         status =
             eng_ref_exit_run(model, &model->exit, streams + i * row, run.first + i, "", hooks, err);
     if (status == FM_OK && hp->draft_kind == ENG_DRAFT_DSPARK)
-        status = eng_ref_dspark_context(model, state, run.first, count, err);
+        status = eng_ref_dspark_context(model, state, run.first, count, hooks, err);
     if (status == FM_OK)
         state->length += count;
     fm_numeric_leave(mode);
@@ -176,6 +176,14 @@ enum fm_status eng_ref_mtp(const struct eng_ref_model *model, struct eng_ref_sta
     for (uint32_t i = 0; i < count && status == FM_OK; i++)
         status = mtp_join(model, &arena, state->streams + (first + i) * row, next_ids[i],
                           streams + i * row, err);
+    if (status == FM_OK) {
+        struct eng_ref_tensor joined = {.dtype = ENG_REF_BF16,
+                                        .first = first,
+                                        .rank = 3,
+                                        .dims = {count, hp->hc_streams, hp->dim},
+                                        .data = streams};
+        eng_ref_report(hooks, "mtp.0.", "input", &joined);
+    }
     struct eng_ref_run run = {.model = model,
                               .state = state,
                               .hooks = hooks,
@@ -197,13 +205,16 @@ enum fm_status eng_ref_mtp(const struct eng_ref_model *model, struct eng_ref_sta
 
 enum fm_status eng_ref_dspark_context(const struct eng_ref_model *model,
                                       struct eng_ref_state *state, uint32_t first, uint32_t count,
-                                      struct fm_err *err)
+                                      const struct eng_ref_hooks *hooks, struct fm_err *err)
 {
     const struct eng_hparams *hp = model->hparams;
     const struct eng_ref_weight *proj = &model->main_proj;
     struct fm_arena arena;
     struct eng_ref_input input;
     fm_arena_init(&arena, SIZE_MAX);
+    if (hooks != NULL && hooks->inject_taps != NULL)
+        hooks->inject_taps(hooks->context, first, count,
+                           state->hidden + (uint64_t)first * proj->cols);
     uint16_t *m = fm_arena_take_array(&arena, count, hp->dim * sizeof *m);
     enum fm_status status = eng_ref_input_make(
         &arena, proj, state->hidden + (uint64_t)first * proj->cols, count, &input, err);
@@ -319,8 +330,8 @@ enum fm_status eng_ref_dspark(const struct eng_ref_model *model, struct eng_ref_
     /* the block's rows lie behind `position`; where that is not the end of the sequence they have
      * overwritten context rows, which come back from the taps */
     if (status == FM_OK && position + 1 < state->length)
-        status =
-            eng_ref_dspark_context(model, state, position + 1, state->length - position - 1, err);
+        status = eng_ref_dspark_context(model, state, position + 1, state->length - position - 1,
+                                        hooks, err);
     fm_numeric_leave(mode);
     fm_arena_done(&arena);
     return status;

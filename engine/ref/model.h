@@ -105,6 +105,7 @@ enum fm_status eng_ref_exit_run(const struct eng_ref_model *model, const struct 
 /* DSpark's context rows of positions [first, first + count) from the state's taps. */
 enum fm_status eng_ref_dspark_context(const struct eng_ref_model *model,
                                       struct eng_ref_state *state, uint32_t first, uint32_t count,
+                                      const struct eng_ref_hooks *hooks,
                                       struct fm_err *err) FM_MUST_CHECK;
 
 #endif

@@ -14,6 +14,7 @@
  *   layer.<i>.index_topk [T, topk] i64, ascending, -1 behind the last
  *   logits [1, V] f32, one report per row
  *   mtp.<i>.<the same> for draft block i;  mtp.logits [1, V] f32, one report per row
+ *   mtp.0.input [T, N, D] bf16, the joined streams of MTP (before `inject`)
  *   dspark.tokens [B] i64, dspark.confidence [B] f32, dspark.logits [B, V] f32
  *
  * A model is immutable after eng_ref_model_new and may be shared; a state belongs to one thread.
@@ -42,14 +43,16 @@ struct eng_ref_tensor {
     const void *data;
 };
 
-/* Both callbacks run on the caller's thread and may be NULL.
+/* The callbacks run on the caller's thread and may be NULL.
  *   report   gets every tensor
  *   inject   before layer `layer_index` (draft block i: layer_count + i): may overwrite streams
- *            [count, N, D] bf16, its input */
+ *            [count, N, D] bf16, its input
+ *   inject_taps   DSpark: may overwrite taps [count, targets, D] bf16 before they become context */
 struct eng_ref_hooks {
     void (*report)(void *context, const struct eng_ref_tensor *tensor);
     void (*inject)(void *context, uint32_t layer_index, uint32_t first, uint32_t count,
                    uint16_t *streams);
+    void (*inject_taps)(void *context, uint32_t first, uint32_t count, uint16_t *taps);
     void *context;
 };
 

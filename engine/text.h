@@ -335,8 +335,8 @@ const char *eng_repair_name(enum eng_repair repair);
 
 struct eng_parser; /* opaque: engine/parse.c */
 
-/* Holds a reference of the tools and a bounded amount of text: at most about 4 MiB, usually a few
- * hundred bytes.  FM_INVALID: a stop string that is empty or too long, too many of them; FM_NOMEM. */
+/* Holds a reference of the tools and a bounded amount of text: usually a few hundred bytes, at most
+ * about 16 MiB (a damaged value of 1 MiB, escaped).  FM_INVALID: a stop string that is empty or too long, too many of them; FM_NOMEM. */
 enum fm_status eng_parser_new(const struct eng_parser_spec *spec, struct eng_parser **ret_parser,
                               struct fm_err *err) FM_MUST_CHECK;
 void eng_parser_free(struct eng_parser *parser);

@@ -130,6 +130,7 @@ struct srv_call {
     bool is_queued;         /* the answer was handed to the library, or written past it */
     bool is_refused;        /* written past it */
     bool is_streamed;       /* the answer's length was not known when its head went out */
+    bool is_in_pool;        /* handed to the preparation pool and not taken back: main thread */
     bool is_started, is_cancel_told, is_woken, is_attended;
     size_t body_reserved; /* of http.body_memory_bytes */
     uint64_t body_seen;

@@ -192,9 +192,10 @@ static bool is_json_type(const char *type)
     for (const char *at = type + length; is_json && *at != '\0';) {
         at += strspn(at, "; \t");
         if (strncasecmp(at, "charset=", 8) == 0) {
-            const char *value = at + 8;
-            value += *value == '"';
-            is_json = strncasecmp(value, "utf-8", 5) == 0 || strncasecmp(value, "utf8", 4) == 0;
+            const char *value = at + 8 + (at[8] == '"');
+            size_t bytes = strcspn(value, "\"; \t");
+            is_json = (bytes == 5 && strncasecmp(value, "utf-8", bytes) == 0) ||
+                      (bytes == 4 && strncasecmp(value, "utf8", bytes) == 0);
         }
         at += strcspn(at, ";");
     }

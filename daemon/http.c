@@ -12,15 +12,18 @@
  *   1. A connection is suspended only from the library's own callbacks (access, content reader)
  *      and resumed only by conn_resume, which knows whether it is; MHD_run follows before the
  *      loop waits.
- *   2. A suspended connection is watched by us from the end of its request on: the library sees
- *      neither a hang-up nor a timeout there.  The watch ends before the library closes the
- *      descriptor, in completed().
+ *   2. Every connection is watched by us for a hang-up.  A suspended one, because the library sees
+ *      neither a hang-up nor a timeout there; any other, because after a read that did not fill its
+ *      buffer the library waits for an edge, which an end that came with the data does not give.
+ *      The watch ends before the library closes the descriptor, in conn_close.
  *   3. The content reader never returns 0 without suspending: that would be a busy loop.
  *   4. An answer that is queued in the first access callback closes the connection.  So answers
  *      wait for the end of the body, unless the body is not worth reading.
  *   5. While a body arrives the library accepts no answer at all.  What cannot wait (a body without
  *      end, a timeout) is written to the descriptor by conn_refuse, before it is shut down.
- *   6. The daemon is stopped only with no connection suspended. */
+ *   6. While a call is in the preparation pool nothing of it is looked at but is_in_pool, which is
+ *      the main thread's: its phase belongs to the pool.
+ *   7. The daemon is stopped only with no connection suspended. */
 #include "daemon/http.h"
 
 #include <linux/sockios.h>
@@ -70,6 +73,7 @@ struct conn {
     struct srv_call *call;
     size_t uri_bytes;
     bool is_suspended;
+    bool is_half;         /* the client sends no more */
     bool is_dead;         /* shut down by us: nothing more is answered */
     int unsent;           /* bytes in the socket, as seen at mark_ns */
     uint64_t sent_before; /* of the call, as seen at mark_ns */
@@ -186,34 +190,53 @@ static void call_finish(struct srv_http *http, struct srv_call *call)
 
 static void call_give_up(struct srv_http *http, struct srv_call *call, enum srv_cancel why)
 {
-    if (call->phase != SRV_CALL_ANSWERED && !call->is_cancel_told)
+    if ((call->is_in_pool || call->phase != SRV_CALL_ANSWERED) && !call->is_cancel_told)
         srv_access_canceled(http->access, why);
     srv_call_cancel(call, why);
 }
 
-/* The client's end is gone: epoll says so, for a connection whose request is complete. */
-static void conn_hung_up(void *context, uint32_t events)
+static void conn_hung_up(void *context, uint32_t events);
+
+/* From the first byte to the last.  Once it was told that the client sends no more, only a broken
+ * connection is still of interest. */
+static void conn_watch(struct conn *conn)
 {
-    struct conn *conn = context;
-    (void)events;
-    srv_loop_remove(conn->http->loop, &conn->hangup);
-    if (conn->call == NULL || conn->call->phase == SRV_CALL_ANSWERED)
-        return; /* what is left to send may still be read */
+    uint32_t events = EPOLLONESHOT | (conn->is_half ? 0 : (uint32_t)EPOLLRDHUP);
+    conn->hangup = (struct srv_source){.ready = conn_hung_up, .context = conn};
+    struct fm_err err;
+    if (srv_loop_add(conn->http->loop, &conn->hangup, conn->fd, events, &err) != FM_OK)
+        fm_log(FM_LOG_WARNING, "watch", "continuing with a hang-up unseen: %s", err.text);
+}
+
+static bool is_working(const struct conn *conn)
+{
+    return conn->call != NULL && conn->stage == CONN_BUSY && conn->call->phase != SRV_CALL_ANSWERED;
+}
+
+static bool is_tolerant(const struct conn *conn)
+{
+    return conn->http->config->http_half_close == SRV_HALF_CLOSE_TOLERATE;
+}
+
+static void conn_give_up(struct conn *conn)
+{
     call_give_up(conn->http, conn->call, SRV_CANCEL_HANGUP);
     conn_kill(conn);
 }
 
-static void conn_watch(struct conn *conn)
+/* The client sends no more (RDHUP), or is gone altogether. */
+static void conn_hung_up(void *context, uint32_t events)
 {
-    if (conn->hangup.is_added)
-        return;
-    bool is_tolerant = conn->call->config->http_half_close == SRV_HALF_CLOSE_TOLERATE;
-    uint32_t events = EPOLLONESHOT | (is_tolerant ? 0 : (uint32_t)EPOLLRDHUP);
-    conn->hangup = (struct srv_source){.ready = conn_hung_up, .context = conn};
-    struct fm_err err;
-    if (srv_loop_add(conn->http->loop, &conn->hangup, conn->fd, events, &err) != FM_OK)
-        fm_log(FM_LOG_WARNING, "watch", "req=%llu continuing with a hang-up unseen: %s",
-               (unsigned long long)conn->call->number, err.text);
+    struct conn *conn = context;
+    bool is_gone = (events & (EPOLLHUP | EPOLLERR)) != 0;
+    srv_loop_remove(conn->http->loop, &conn->hangup);
+    conn->is_half = true;
+    if (is_working(conn) && (is_gone || !is_tolerant(conn)))
+        conn_give_up(conn);
+    else if (is_gone)
+        conn_kill(conn);
+    else
+        conn_watch(conn); /* an answer may still be read; conn_tick looks for what is cut off */
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
@@ -261,15 +284,15 @@ static void attend_all(struct srv_http *http)
     while ((call = http->attended_first) != NULL) {
         http->attended_first = call->next_attended;
         call->is_attended = false;
+        FM_ASSERT(!call->is_in_pool);
         bool is_open = call->phase >= SRV_CALL_OPEN && call->phase < SRV_CALL_ANSWERED;
-        if (call->is_woken && is_open && call->route->handler->drain != NULL) {
-            call->is_woken = false;
-            call->route->handler->drain(call);
-        }
+        bool is_woken = call->is_woken;
         call->is_woken = false;
+        if (is_woken && is_open && call->route->handler->drain != NULL)
+            call->route->handler->drain(call);
         struct conn *conn = call->conn;
         if (conn == NULL) {
-            if (!call->is_attended && call->phase != SRV_CALL_PREPARE)
+            if (!call->is_attended)
                 call_finish(http, call);
         } else if (conn->is_suspended && is_due(call)) {
             conn_resume(conn);
@@ -283,6 +306,7 @@ static void prep_ready(void *context, uint32_t events)
     struct srv_call *call;
     (void)events;
     while ((call = srv_prep_take(http->prep)) != NULL) {
+        call->is_in_pool = false;
         bool is_unwanted = atomic_load_explicit(&call->is_canceled, memory_order_relaxed);
         if (call->conn == NULL) {
             call_finish(http, call);
@@ -407,21 +431,23 @@ static enum MHD_Result body_end(struct conn *conn)
     struct srv_call *call = conn->call;
     conn->stage = CONN_BUSY;
     conn->mark_ns = fm_clock_ns();
-    conn_watch(conn);
     if (call->phase == SRV_CALL_HEAD)
         srv_gate_ready(http->gate, call);
     if (call->phase == SRV_CALL_HEAD) {
         if (call->route->handler->prepare != NULL) {
             call->phase = SRV_CALL_PREPARE;
+            call->is_in_pool = true;
             call->is_entered = true;
             srv_prep_put(http->prep, call);
         } else {
             call_start(call);
         }
     }
-    if (call->phase != SRV_CALL_PREPARE && is_due(call))
+    if (!call->is_in_pool && is_due(call))
         return answer(conn);
     conn_suspend(conn);
+    if (conn->is_half && is_working(conn) && !is_tolerant(conn))
+        conn_give_up(conn);
     return MHD_YES;
 }
 
@@ -524,7 +550,7 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *mhd, cons
         return body_end(conn);
     if (call->is_queued)
         return MHD_YES;
-    if (call->phase != SRV_CALL_PREPARE && is_due(call))
+    if (!call->is_in_pool && is_due(call))
         return answer(conn);
     conn_suspend(conn); /* resumed for something that has passed */
     return MHD_YES;
@@ -550,7 +576,6 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
     struct srv_call *call = *request;
     *request = NULL;
     if (conn != NULL) {
-        srv_loop_remove(http->loop, &conn->hangup);
         conn->call = NULL;
         conn->is_suspended = false;
         conn->stage = CONN_IDLE;
@@ -558,13 +583,14 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
     }
     if (call == NULL)
         return;
-    bool is_complete = call->phase == SRV_CALL_ANSWERED && !call->is_failed && call->is_queued &&
+    bool is_complete = !call->is_in_pool && call->phase == SRV_CALL_ANSWERED && !call->is_failed &&
+                       call->is_queued &&
                        (why == MHD_REQUEST_TERMINATED_COMPLETED_OK || call->is_refused);
-    if (call->phase != SRV_CALL_ANSWERED)
+    if (call->is_in_pool || call->phase != SRV_CALL_ANSWERED)
         call_give_up(http, call, SRV_CANCEL_HANGUP);
     srv_access_count(http->access, call, is_complete);
     call->conn = NULL;
-    if (call->phase != SRV_CALL_PREPARE && !call->is_attended)
+    if (!call->is_in_pool && !call->is_attended)
         call_finish(http, call);
 }
 
@@ -598,12 +624,13 @@ static void conn_open(struct srv_http *http, struct MHD_Connection *mhd, void **
         http->conns->previous = conn;
     http->conns = conn;
     http->access->connections++;
+    conn_watch(conn);
 }
 
 static void conn_close(struct srv_http *http, struct conn *conn)
 {
     FM_ASSERT(conn->call == NULL);
-    FM_ASSERT(!conn->hangup.is_added);
+    srv_loop_remove(http->loop, &conn->hangup);
     if (conn->previous != NULL)
         conn->previous->next = conn->next;
     else
@@ -695,12 +722,22 @@ static void conn_check_stall(struct conn *conn, uint64_t now)
     }
 }
 
+static bool has_unread(const struct conn *conn)
+{
+    int bytes = 0;
+    return ioctl(conn->fd, FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
 static void conn_tick(struct conn *conn, uint64_t now)
 {
     const struct srv_config *config = conn->http->config;
     uint64_t age = now - conn->mark_ns;
     if (conn->is_dead)
         return;
+    if (conn->is_half && conn->stage != CONN_BUSY && !has_unread(conn)) {
+        conn_kill(conn); /* a request that will never be complete */
+        return;
+    }
     switch (conn->stage) {
     case CONN_FRESH:
     case CONN_HEAD:
@@ -718,11 +755,11 @@ static void conn_tick(struct conn *conn, uint64_t now)
     case CONN_BUSY:
         if (conn->call == NULL)
             return;
-        if (conn->call->phase != SRV_CALL_PREPARE)
+        if (!conn->call->is_in_pool)
             srv_call_keep_alive(conn->call, now);
         if (!conn->is_suspended)
             conn_check_stall(conn, now);
-        else if (conn->call->phase == SRV_CALL_ANSWERED)
+        else if (!conn->call->is_in_pool && conn->call->phase == SRV_CALL_ANSWERED)
             srv_http_attend(conn->http, conn->call); /* its hold may be over */
         return;
     }
@@ -844,10 +881,10 @@ void srv_http_cancel(struct srv_http *http)
 {
     http->is_canceling = true;
     for (struct srv_call *call = http->calls; call != NULL; call = call->next) {
-        if (call->phase == SRV_CALL_HEAD || call->phase == SRV_CALL_ANSWERED)
+        if (!call->is_in_pool && (call->phase == SRV_CALL_HEAD || call->phase == SRV_CALL_ANSWERED))
             continue;
         call_give_up(http, call, SRV_CANCEL_SHUTDOWN);
-        if (call->phase == SRV_CALL_PREPARE || call->phase == SRV_CALL_ANSWERED)
+        if (call->is_in_pool || call->phase == SRV_CALL_ANSWERED)
             continue;
         struct srv_error error;
         if (srv_call_is_committed(call))

@@ -74,7 +74,7 @@ START_TEST(mixes_are_the_normed_product)
 }
 END_TEST
 
-/* A comb that is no symmetric matrix: stream 1 of the result must be row 0 of X when C[0][1] = 1. */
+/* A comb that is not symmetric: stream 1 of the result is stream 0 of X when C[0][1] = 1. */
 START_TEST(expand_sums_over_the_first_index)
 {
     uint16_t x[N * D], f[D], y[N * D];

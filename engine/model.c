@@ -91,9 +91,9 @@ static enum fm_status pools_plan(struct eng_engine *engine, const struct eng_opt
 static void limits_set(struct eng_engine *engine)
 {
     const struct eng_info *info = &engine->info;
-    uint64_t g_pages = fm_min_u64(info->units[BE_POOL_G],
-                                  (uint64_t)info->seqs_max *
-                                      pages_of(info->context_max, info->layout.page_tokens));
+    /* More than there are units: forked sequences list the pages that they share, each. */
+    uint64_t g_pages =
+        (uint64_t)info->seqs_max * pages_of(info->context_max, info->layout.page_tokens);
     /* Every sequence has S entries for the pages of its rows and one page before. */
     uint64_t s_pages = (uint64_t)info->seqs_max * 2 +
                        pages_of(info->step_rows_max, info->layout.page_tokens) + info->seqs_max;

@@ -194,11 +194,9 @@ void sch_output_close(struct sch_request *req, enum sch_end end)
     req->backlog_taken = 0;
     for (uint32_t i = 0; i < req->choice_count; i++) {
         struct sch_choice *choice = &req->choices[i];
-        if (!choice->is_ended) {
+        if (!choice->is_end_delivered) { /* also one that has ended: its last text was dropped */
             choice->is_ended = true;
             choice->end = end;
-        }
-        if (!choice->is_end_delivered) {
             struct sch_piece piece = end_piece(choice);
             bool is_put = ring_put(req, &piece, NULL);
             FM_ASSERT(is_put); /* the room was kept */

@@ -31,8 +31,8 @@ bool sch_output_is_behind(const struct sch_request *req);
 /* All choices have ended. */
 bool sch_output_is_complete(const struct sch_request *req);
 
-/* The last records: what waits is dropped, choices that run end as `end`, then DONE.  With all
- * choices ended and nothing waiting this is DONE alone. */
+/* The last records: what waits is dropped, choices whose END is not in the ring end as `end`, then
+ * DONE.  With all choices ended and nothing waiting this is DONE alone. */
 void sch_output_close(struct sch_request *req, enum sch_end end);
 
 #endif

@@ -22,7 +22,7 @@ MAINS := daemon/main.c
 OBJS  := $(patsubst %.c,$(O)/%.o,$(filter-out $(MAINS),$(wildcard $(DIRS:%=%/*.c))))
 LIB   := $(O)/libfathom.a
 TESTS := $(patsubst %.c,$(O)/%,$(wildcard tests/*/test_*.c))
-SUPPORT := $(patsubst %.c,$(O)/%.o,$(wildcard tests/support/*.c))
+SUPPORT := $(O)/libsupport.a
 FUZZERS := $(patsubst %.c,$(O)/%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES := $(patsubst %.c,$(O)/%,$(wildcard tests/bench/bench_*.c))
 SCRIPTS := $(wildcard tests/e2e/test_*.py tests/systemd/test_*.sh)
@@ -39,6 +39,9 @@ $(O)/fathom-probe: $(O)/engine/tools/fathom_probe.o $(LIB)
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(FLAGS_$(notdir $*)) -MMD -MP -c -o $@ $<
+$(SUPPORT): $(patsubst %.c,$(O)/%.o,$(wildcard tests/support/*.c))
+	@rm -f $@
+	$(AR) crs $@ $^
 $(TESTS): $(O)/%: $(O)/%.o $(SUPPORT) $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(CHECK_LIBS) $(LIBS)
 $(FUZZERS): $(O)/%: $(O)/%.o $(O)/tests/fuzz/replay.o $(LIB)

@@ -28,6 +28,15 @@ BENCHES := $(patsubst %.c,$(O)/%,$(wildcard tests/bench/bench_*.c))
 SCRIPTS := $(wildcard tests/e2e/test_*.py tests/systemd/test_*.sh)
 PROGRAMS := $(if $(wildcard daemon/main.c),$(O)/fathomd) $(if $(wildcard engine/tools/fathom_probe.c),$(O)/fathom-probe)
 
+# Kernels: one file per instruction level, chosen at run time.  No flag here changes a result.
+KERN_FLAGS := -O3 -fno-trapping-math -fno-math-errno
+FLAGS_kern_scalar := $(KERN_FLAGS)
+FLAGS_kern_neon   := $(KERN_FLAGS)
+ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)
+FLAGS_kern_avx2   := $(KERN_FLAGS) -mavx2 -mfma -mf16c
+FLAGS_kern_avx512 := $(KERN_FLAGS) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+endif
+
 all: $(LIB) $(PROGRAMS)
 $(LIB): $(OBJS)
 	@rm -f $@

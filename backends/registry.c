@@ -56,8 +56,8 @@ enum fm_status be_registry_open(const char *name, const struct be_device_options
     else if (reasons.length != 0)
         status = FM_FAIL(err, FM_UNSUPPORTED, "no backend can run here: %s", reasons.data);
     else
-        status = FM_FAIL(err, FM_UNSUPPORTED, "there is no backend '%.64s'",
-                         name != NULL ? name : "");
+        status =
+            FM_FAIL(err, FM_UNSUPPORTED, "there is no backend '%.64s'", name != NULL ? name : "");
     fm_buf_done(&reasons);
     return status;
 }

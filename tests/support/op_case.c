@@ -56,16 +56,11 @@ float op_normal(struct op_case *c)
 struct be_shape op_shape_tiny(void)
 {
     static float plain[PAIRS / 2], yarn[PAIRS / 2];
-    struct fm_rope_spec spec = {.base = 10000, .rope_dim = PAIRS};
-    fm_rope_inverse(&spec, plain);
-    spec = (struct fm_rope_spec){.base = 160000,
-                                 .rope_dim = PAIRS,
-                                 .is_yarn = 1,
-                                 .factor = 16,
-                                 .original = 256,
-                                 .beta_fast = 32,
-                                 .beta_slow = 1};
-    fm_rope_inverse(&spec, yarn);
+    for (uint32_t i = 0; i < PAIRS / 2; i++) {
+        double turn = 2.0 * (double)i / PAIRS;
+        plain[i] = (float)pow(10000.0, -turn);
+        yarn[i] = (float)(pow(160000.0, -turn) / (i < 10 ? 1.0 : 16.0));
+    }
     struct be_shape shape = {
         .dim = 128,
         .streams = 4,
@@ -109,11 +104,8 @@ struct op_case *op_case_new(const struct be_shape *shape, uint64_t seed)
                                  .weight_count = 1,
                                  .states = c->states,
                                  .state_count = 1};
-    c->program = (struct be_program){.model = &c->model,
-                                     .values = c->values,
-                                     .value_count = 1,
-                                     .ops = &c->op,
-                                     .op_count = 1};
+    c->program = (struct be_program){
+        .model = &c->model, .values = c->values, .value_count = 1, .ops = &c->op, .op_count = 1};
     return c;
 }
 
@@ -132,8 +124,8 @@ static void fill_data(struct op_case *c, const struct be_weight *weight, uint8_t
             break;
         case BE_FORMAT_FP8: data[i] = fm_e4m3(value * 100.0f); break;
         case BE_FORMAT_FP4:
-            data[i / 2] |= (uint8_t)(fm_e2m1(fmaxf(-6.0f, fminf(value * 2.0f, 6.0f)))
-                                     << (i % 2 * 4));
+            data[i / 2] |=
+                (uint8_t)(fm_e2m1(fmaxf(-6.0f, fminf(value * 2.0f, 6.0f))) << (i % 2 * 4));
             break;
         case BE_FORMAT_I64: {
             int64_t id = (int64_t)(op_unit(c) * c->shape.expert_count);
@@ -362,8 +354,8 @@ void op_kv_unpack(const struct op_case *c, const uint8_t *row, uint16_t *ret_kv)
 {
     uint32_t plain = c->shape.head_dim - c->shape.rope_dim, rope = c->shape.rope_dim;
     for (uint32_t i = 0; i < plain; i++)
-        ret_kv[i] = fm_bf16(fm_e4m3_table[row[i]] *
-                            fm_ue8m0_product(row[plain + 2 * rope + i / 64], 127));
+        ret_kv[i] =
+            fm_bf16(fm_e4m3_table[row[i]] * fm_ue8m0_product(row[plain + 2 * rope + i / 64], 127));
     memcpy(ret_kv + plain, row + plain, 2 * rope);
 }
 
@@ -405,7 +397,8 @@ static void deck_fill(struct op_case *c, struct deck *deck, uint32_t count)
 
 static uint32_t deck_take(struct deck *deck)
 {
-    ck_assert_uint_gt(deck->count, 0);
+    if (deck->count == 0)
+        ck_abort_msg("a step asks for more units than there are");
     return deck->cards[--deck->count];
 }
 
@@ -586,9 +579,21 @@ struct machine {
     struct be_event *done;
 };
 
+/* Check writes a line to a file for every assertion that holds, hence the ifs. */
 static void must(enum fm_status status, const struct fm_err *err)
 {
-    ck_assert_msg(status == FM_OK, "%s: %s", fm_status_name(status), err->text);
+    if (status != FM_OK)
+        ck_abort_msg("%s: %s", fm_status_name(status), err->text);
+}
+
+static uint64_t differs_at(const uint8_t *a, const uint8_t *b, uint64_t bytes)
+{
+    uint64_t i = 0;
+    if (memcmp(a, b, bytes) == 0)
+        return bytes;
+    while (a[i] == b[i])
+        i++;
+    return i;
 }
 
 static void machine_open(struct op_case *c, enum cpu_level level, uint32_t threads,
@@ -637,8 +642,8 @@ static void machine_step(struct op_case *c, struct machine *machine, uint32_t st
     const struct be_ops *ops = machine->device->ops;
     for (uint32_t p = 0; p < BE_POOL_COUNT; p++)
         for (uint32_t u = 1; u < units[p] && c->unit_bytes[p] != 0; u++)
-            must(ops->page_in(machine->device, (enum be_pool)p, u,
-                              before[p] + u * c->unit_bytes[p], NULL, &err),
+            must(ops->page_in(machine->device, (enum be_pool)p, u, before[p] + u * c->unit_bytes[p],
+                              NULL, &err),
                  &err);
     for (be_value_id v = 1; v < c->program.value_count; v++)
         if (c->values[v].flags & BE_VALUE_INPUT)
@@ -654,11 +659,11 @@ static void machine_step(struct op_case *c, struct machine *machine, uint32_t st
         for (uint32_t r = 0; r < lead_count(c, v) && c->values[v].flags & BE_VALUE_OUTPUT; r++) {
             must(ops->value_read(machine->device, machine->exec, v, r, 1, row, &err), &err);
             const uint8_t *wanted = host_row(c, v, r);
-            for (uint64_t i = 0; i < row_bytes; i++)
-                ck_assert_msg(row[i] == wanted[i],
-                              "%s, step %u: value %u, row %u, byte %llu is %02x, not %02x",
-                              machine->name, step_index, v, r, (unsigned long long)i, row[i],
-                              wanted[i]);
+            uint64_t i = differs_at(row, wanted, row_bytes);
+            if (i < row_bytes)
+                ck_abort_msg("%s, step %u: value %u, row %u, byte %llu is %02x, not %02x",
+                             machine->name, step_index, v, r, (unsigned long long)i, row[i],
+                             wanted[i]);
         }
         fm_free(row);
     }
@@ -670,11 +675,11 @@ static void machine_step(struct op_case *c, struct machine *machine, uint32_t st
                  &err);
             wait_done(machine);
             const uint8_t *wanted = c->images[p] + u * bytes;
-            for (uint64_t i = 0; i < bytes; i++)
-                ck_assert_msg(unit[i] == wanted[i],
-                              "%s, step %u: pool %u, unit %u, byte %llu is %02x, not %02x",
-                              machine->name, step_index, p, u, (unsigned long long)i, unit[i],
-                              wanted[i]);
+            uint64_t i = differs_at(unit, wanted, bytes);
+            if (i < bytes)
+                ck_abort_msg("%s, step %u: pool %u, unit %u, byte %llu is %02x, not %02x",
+                             machine->name, step_index, p, u, (unsigned long long)i, unit[i],
+                             wanted[i]);
         }
         fm_free(unit);
     }

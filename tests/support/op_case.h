@@ -35,9 +35,9 @@ struct op_case {
     struct be_state states[OP_STATES_MAX];
     struct be_value values[OP_VALUES_MAX];
     struct be_op op;
-    bool all_logits;    /* every row has a logit row; else about every second */
-    bool needs_window;  /* the page of position length_before - window is read, too */
-    uint32_t seq_rows;  /* other than 0: every sequence has that many rows */
+    bool all_logits;   /* every row has a logit row; else about every second */
+    bool needs_window; /* the page of position length_before - window is read, too */
+    uint32_t seq_rows; /* other than 0: every sequence has that many rows */
 
     /* Of the current step.  Inputs are filled in (i32 with zeros, for `prepare` to change); the
      * expectation writes the outputs and the units of images that the operation writes. */

@@ -43,7 +43,7 @@ $(LIB): $(OBJS)
 	$(AR) crs $@ $^
 $(O)/fathomd: $(O)/daemon/main.o $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
-$(O)/fathom-probe: $(O)/engine/tools/fathom_probe.o $(LIB)
+$(O)/fathom-probe: $(patsubst %.c,$(O)/%.o,$(wildcard engine/tools/*.c)) $(LIB)
 	$(CC) -o $@ $^ $(ALL_LDFLAGS) $(LIBS)
 $(O)/%.o: %.c
 	@mkdir -p $(@D)

@@ -280,8 +280,8 @@ static enum fm_status header_read(struct fm_json *json, struct eng_safetensors *
 
     (void)fm_json_object_open(json);
     while (fm_json_member(json, &key)) {
-        struct raw_entry raw;
-        const char *name;
+        struct raw_entry raw = {0};
+        const char *name = NULL;
         if (fm_json_text_is(key, "__metadata__")) {
             (void)fm_json_skip(json);
             continue;

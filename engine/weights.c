@@ -370,8 +370,8 @@ enum fm_status eng_weights_load(const char *dir, struct eng_hparams *ret_hparams
 {
     char path[PATH_MAX];
     struct eng_hparams hparams;
-    struct eng_weights *weights;
-    struct fm_file config;
+    struct eng_weights *weights = NULL;
+    struct fm_file config = {0};
     struct fm_err own;
     enum eng_draft_kind kind;
     uint32_t stage_count;

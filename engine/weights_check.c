@@ -90,6 +90,7 @@ static enum fm_status expectation_check(struct eng_weights *weights,
     const struct eng_tensor *tensor;
     char wanted[192], found[128];
 
+    FM_ASSERT(expected->rank <= FM_COUNT(expected->dims));
     if (eng_weights_find(weights, expected->name, &tensor) != FM_OK)
         return FM_FAIL(err, FM_CORRUPT, "'%s' has no tensor '%s': %s is expected", weights->dir,
                        expected->name, expectation_show(expected, wanted));

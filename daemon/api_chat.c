@@ -248,7 +248,10 @@ static struct eng_tools *tools_parse(struct api_parse *parse)
 
     struct eng_tools *tools = NULL;
     struct fm_err err = {0};
-    if (eng_tools_new(text, count, &tools, &err) != FM_OK)
+    enum fm_status status = eng_tools_new(text, count, &tools, &err);
+    if (status == FM_LIMIT) /* there are no more than count: their text found no memory */
+        api_problem_nomem(reader->problem);
+    else if (status != FM_OK)
         api_parse_failed(parse, "tools", &err);
     return tools;
 }
@@ -357,7 +360,11 @@ static void chat_encode(struct api_parse *parse, const struct api_messages *mess
         return;
     enum fm_status status =
         eng_chat_encode(parse->request->model->text, &chat, tokens, &prompt->start, &err);
-    if (status == FM_LIMIT)
+    /* A token has at least one byte, and rendering less than doubles the body: what is short of the
+     * maximum by then was short of memory. */
+    if (status == FM_LIMIT && 2 * parse->raw.length + 65536 < tokens->count_max)
+        api_problem_nomem(parse->reader.problem);
+    else if (status == FM_LIMIT)
         api_parse_overlong(parse, tokens->count_max, true, "messages");
     else if (status != FM_OK)
         api_parse_failed(parse, "messages", &err);

@@ -20,6 +20,7 @@ enum {
     ROWS_MAX = 300,
     PAGES_MAX = 120,
     THREADS_MAX = 3,
+    COLS_MAX = 16384, /* of a bf16 value */
     PAIRS = 64
 };
 
@@ -169,7 +170,7 @@ be_state_id op_state(struct op_case *c, enum be_class class, uint32_t ratio)
     const struct be_shape *shape = &c->shape;
     uint32_t halves = ratio == 4 ? 2 : 1, kv = shape->head_dim + shape->rope_dim;
     struct be_state *state = &c->states[id];
-    *state = (struct be_state){.class = class, .ratio = (uint16_t)ratio};
+    *state = (struct be_state){.class = class, .layer = c->op.layer, .ratio = (uint16_t)ratio};
     kv = (kv + (shape->head_dim - shape->rope_dim) / 64 + 7) / 8 * 8;
     switch (class) {
     case BE_CLASS_WINDOW:
@@ -541,8 +542,8 @@ static void fill_inputs(struct op_case *c)
         uint32_t cols = cols_of(c, v);
         bool is_input = c->values[v].flags & BE_VALUE_INPUT;
         for (uint32_t r = 0; r < lead_count(c, v); r++) {
-            uint16_t x[4096];
-            for (uint32_t i = 0; i < cols && cols <= 4096; i++)
+            uint16_t x[COLS_MAX];
+            for (uint32_t i = 0; i < cols && cols <= COLS_MAX; i++)
                 x[i] = fm_bf16(op_normal(c));
             if (!is_input || c->values[v].elem == BE_ELEM_I32)
                 memset(host_row(c, v, r), 0, be_value_row_bytes(&c->values[v]));

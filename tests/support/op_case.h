@@ -59,6 +59,7 @@ struct op_case *op_case_new(const struct be_shape *shape, uint64_t seed);
 /* Random tensors in the format of the checkpoint, with the scale of a trained model. */
 be_weight_id op_weight(struct op_case *c, enum be_format format, enum be_scale_format scale,
                        uint32_t rows, uint32_t cols);
+/* Of the layer that c->op has. */
 be_state_id op_state(struct op_case *c, enum be_class class, uint32_t ratio);
 be_value_id op_value(struct op_case *c, enum be_elem elem, enum be_lead lead, uint32_t outer,
                      uint32_t inner, uint32_t flags);

@@ -121,7 +121,7 @@ static enum fm_status controls_read(struct eng_text *text, struct fm_json *json,
                            (const unsigned char *)text->names + control->offset, control->length,
                            control->id);
     }
-    eng_trie_seal(&text->control_trie);
+    (void)eng_trie_seal(&text->control_trie, false);
     return FM_OK;
 }
 

@@ -38,6 +38,7 @@ void eng_trie_done(struct eng_trie *trie)
     fm_free(trie->slots);
     fm_free(trie->values);
     fm_free(trie->parents);
+    fm_free(trie->seconds);
     *trie = (struct eng_trie){0};
 }
 
@@ -56,8 +57,8 @@ uint32_t eng_trie_add(struct eng_trie *trie, uint32_t node, const unsigned char 
 {
     FM_ASSERT(node < trie->node_count && trie->parents != NULL);
     for (size_t i = 0; i < length; i++) {
-        uint32_t child = eng_trie_child(trie, node, bytes[i]);
-        if (child == ENG_TRIE_NONE) {
+        uint32_t child = eng_trie_edge(trie, node, bytes[i]); /* no flags before the seal */
+        if (child == 0) {
             if (trie->node_count == trie->node_max)
                 return ENG_TRIE_NONE;
             child = node_new(trie, node);
@@ -80,8 +81,23 @@ uint32_t eng_trie_above(const struct eng_trie *trie, uint32_t node)
     return ENG_TRIE_NONE;
 }
 
-void eng_trie_seal(struct eng_trie *trie)
+bool eng_trie_seal(struct eng_trie *trie, bool is_busy)
 {
+    size_t slot_count = (size_t)1 << (32 - trie->slot_shift);
     fm_free(trie->parents);
     trie->parents = NULL;
+    for (size_t i = 0; i < slot_count; i++) {
+        if (trie->slots[i] != 0 && trie->values[(uint32_t)trie->slots[i]] != ENG_TRIE_NONE)
+            trie->slots[i] |= ENG_TRIE_HAS_VALUE;
+    }
+    if (!is_busy)
+        return true;
+    trie->seconds = fm_alloc_array(1 << 16, sizeof trie->seconds[0]);
+    for (uint32_t pair = 0; trie->seconds != NULL && pair < 1 << 16; pair++) {
+        uint32_t edge = eng_trie_edge(trie, ENG_TRIE_ROOT, (unsigned char)pair);
+        if (edge != 0)
+            trie->seconds[pair] =
+                eng_trie_edge(trie, edge & (ENG_TRIE_NODES_MAX - 1), (unsigned char)(pair >> 8));
+    }
+    return trie->seconds != NULL;
 }

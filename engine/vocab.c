@@ -23,6 +23,7 @@ void eng_vocab_done(struct eng_vocab *vocab)
     fm_free(vocab->bytes);
     fm_free(vocab->pieces);
     fm_free(vocab->pairs);
+    fm_free(vocab->pair_bits);
     eng_trie_done(&vocab->trie);
     eng_vocab_init(vocab);
 }
@@ -96,7 +97,8 @@ enum fm_status eng_vocab_index(struct eng_vocab *vocab, uint32_t merge_count, st
     vocab->pair_shift = table_shift(merge_count);
     vocab->pieces = fm_alloc_array((size_t)1 << (32 - vocab->piece_shift), sizeof vocab->pieces[0]);
     vocab->pairs = fm_alloc_array((size_t)1 << (32 - vocab->pair_shift), sizeof vocab->pairs[0]);
-    if (vocab->pieces == NULL || vocab->pairs == NULL)
+    vocab->pair_bits = fm_alloc_array((size_t)1 << (ENG_VOCAB_PAIR_BITS - 6), sizeof(uint64_t));
+    if (vocab->pieces == NULL || vocab->pairs == NULL || vocab->pair_bits == NULL)
         return FM_FAIL(err, FM_NOMEM, "no memory for the vocabulary");
 
     uint32_t mask = (UINT32_C(1) << (32 - vocab->piece_shift)) - 1;
@@ -157,7 +159,9 @@ enum fm_status eng_vocab_merge(struct eng_vocab *vocab, const unsigned char *lef
     vocab->tokens[id].right = right_id;
     uint64_t key = (uint64_t)left_id << 20 | right_id;
     uint32_t mask = (UINT32_C(1) << (32 - vocab->pair_shift)) - 1;
-    uint32_t slot = (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) >> vocab->pair_shift;
+    uint32_t hash = (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+    uint32_t bit = hash >> (32 - ENG_VOCAB_PAIR_BITS), slot = hash >> vocab->pair_shift;
+    vocab->pair_bits[bit / 64] |= UINT64_C(1) << (bit % 64);
     while (vocab->pairs[slot] != 0)
         slot = (slot + 1) & mask;
     vocab->pairs[slot] = key << 20 | id;
@@ -218,7 +222,8 @@ static enum fm_status trie_fill(struct eng_vocab *vocab, struct fm_err *err)
         if (vocab->tokens[id].length != 0)
             vocab->tokens[id].prefix = eng_trie_above(&vocab->trie, nodes[id]);
     }
-    eng_trie_seal(&vocab->trie);
+    if (!eng_trie_seal(&vocab->trie, true))
+        status = FM_FAIL(err, FM_NOMEM, "no memory for the vocabulary");
 out_free:
     fm_free(nodes);
     return status;

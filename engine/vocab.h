@@ -24,6 +24,7 @@
 enum {
     ENG_VOCAB_IDS_MAX = 1 << 20,
     ENG_VOCAB_TOKEN_BYTES_MAX = 4096,
+    ENG_VOCAB_PAIR_BITS = 21, /* 256 KiB: most pairs have no merge, and are told here */
 };
 
 struct eng_vocab_token {
@@ -46,6 +47,7 @@ struct eng_vocab {
     size_t byte_count, byte_capacity;
     struct eng_vocab_piece *pieces; /* by their bytes */
     uint64_t *pairs;                /* left << 40 | right << 20 | merged; 0: free */
+    uint64_t *pair_bits;            /* a set bit for each pair's hash */
     uint32_t piece_shift, pair_shift;
     uint32_t merge_count, merge_last;
     uint32_t byte_ids[256];
@@ -78,7 +80,10 @@ static inline uint32_t eng_vocab_merged(const struct eng_vocab *vocab, uint32_t 
 {
     uint64_t key = (uint64_t)left << 20 | right;
     uint32_t mask = (UINT32_C(1) << (32 - vocab->pair_shift)) - 1;
-    uint32_t slot = (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) >> vocab->pair_shift;
+    uint32_t hash = (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+    uint32_t bit = hash >> (32 - ENG_VOCAB_PAIR_BITS), slot = hash >> vocab->pair_shift;
+    if ((vocab->pair_bits[bit / 64] >> (bit % 64) & 1) == 0)
+        return ENG_VOCAB_NONE;
     for (;; slot = (slot + 1) & mask) {
         uint64_t entry = vocab->pairs[slot];
         if (entry >> 20 == key && entry != 0)

@@ -74,7 +74,8 @@ struct be_ops {
     uint32_t abi; /* BE_OPS_ABI; the registry refuses another */
     const char *name;
 
-    /* 0: cannot run on this host, and *ret_reason says why; else higher is better.  May dlopen. */
+    /* 0: cannot run on this host, and *ret_reason says why; else higher is better.  Negative: runs,
+     * but only where it is asked for by name.  May dlopen. */
     int (*score)(const char **ret_reason);
     enum fm_status (*open)(const struct be_device_options *options, struct be_device **ret_device,
                            struct fm_err *err);

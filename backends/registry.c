@@ -8,6 +8,7 @@
 
 static const struct be_ops *const backends[] = {
     &be_cpu_ops,
+    &be_sim_ops,
 };
 
 const struct be_ops *be_registry_get(uint32_t index)
@@ -31,6 +32,8 @@ static const struct be_ops *choose(const char *name, struct fm_buf *reasons)
             reason = "made for another version of the interface";
         else
             score = ops->score(&reason);
+        if (score < 0 && name != NULL)
+            score = 1; /* it was asked for */
         if (score <= 0)
             (void)fm_buf_printf(reasons, "%s%s: %s", reasons->length != 0 ? "; " : "", ops->name,
                                 reason != NULL ? reason : "cannot run on this host");

@@ -16,7 +16,7 @@
  * microseconds a row later.  Fault points (fault.h): "sim_submit" fails a submit, "sim_step" fails
  * a step and spoils what it wrote, "sim_device" loses the device.
  *
- * It never volunteers (score 0); it is opened by name.  Thread: as backend.h. */
+ * It never volunteers: it is opened by name.  Thread: as backend.h. */
 #include "backends/sim/sim.h"
 
 #include <stdio.h>
@@ -29,6 +29,7 @@
 #include "backends/base/mailbox.h"
 #include "backends/base/mem.h"
 #include "backends/base/prng.h"
+#include "backends/registry.h"
 
 /* What stands for all rows of one token. */
 struct sim_row {
@@ -92,8 +93,8 @@ static struct sim_device *sim_of(struct be_device *device)
 
 static int sim_score(const char **ret_reason)
 {
-    *ret_reason = "for tests; it computes no model";
-    return 0;
+    *ret_reason = "only by name: it computes no model";
+    return -1;
 }
 
 static enum fm_status sim_open(const struct be_device_options *options,

@@ -3,6 +3,7 @@ comma := ,
 SAN    ?=
 O      ?= build/$(if $(SAN),$(subst $(comma),-,$(SAN)),release)
 PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
 CC     ?= cc
 OPT    ?= -O2 -g
 PKGS   := libmicrohttpd libcjson
@@ -85,9 +86,23 @@ $(O)/%.fuzzer: $(O)/%.o $(LIB)
 	$(CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 bench: all $(BENCHES)
 	@for b in $(BENCHES); do $$b || exit 1; done
+# DESTDIR is a staging root, SYSCONFDIR holds settings and keys; an existing fathomd.conf is left as it is.
+PLACES = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g'
+install: all
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fathom/model share/doc/fathom lib/systemd/system lib/sysusers.d lib/tmpfiles.d) \
+	    $(DESTDIR)$(SYSCONFDIR)/fathom
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(wildcard conf/model/*) $(DESTDIR)$(PREFIX)/share/fathom/model/
+	install -m 644 $(wildcard README.md) LICENSE $(DESTDIR)$(PREFIX)/share/doc/fathom/
+	$(PLACES) conf/installed.conf >$(DESTDIR)$(PREFIX)/share/fathom/installed.conf
+	$(PLACES) systemd/fathomd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/fathomd.service
+	$(PLACES) systemd/fathomd.sysusers >$(DESTDIR)$(PREFIX)/lib/sysusers.d/fathomd.conf
+	$(PLACES) systemd/fathomd.tmpfiles >$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/fathomd.conf
+	test -e $(DESTDIR)$(SYSCONFDIR)/fathom/fathomd.conf || \
+	    install -m 644 conf/fathomd.conf $(DESTDIR)$(SYSCONFDIR)/fathom/fathomd.conf
 clean:
 	rm -rf build
 
-.PHONY: all deps run check check-all-built check-built tests asan tsan lint fuzz bench clean
+.PHONY: all deps run check check-all-built check-built tests asan tsan lint fuzz bench install clean
 .SECONDARY:
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

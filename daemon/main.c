@@ -161,6 +161,17 @@ static uint32_t in_flight(void *context)
     return count == 0 ? 0 : count - 1; /* without the one that asks */
 }
 
+/* The rest of what the endpoints see of the model. */
+static void service_complete(struct server *server)
+{
+    const struct eng_text_info *info = eng_text_info(server->text);
+    struct api_model *model = &server->service.model;
+    model->text = server->text;
+    model->context_max = eng_info(server->engine)->context_max;
+    model->has_fim = info->fim_begin != ENG_ID_NONE && info->fim_hole != ENG_ID_NONE &&
+                     info->fim_end != ENG_ID_NONE;
+}
+
 /* The loader has ended: main thread. */
 static void model_loaded(void *context, enum fm_status status, const struct fm_err *err)
 {
@@ -177,6 +188,7 @@ static void model_loaded(void *context, enum fm_status status, const struct fm_e
         return;
     }
     const struct eng_info *info = eng_info(server->engine);
+    service_complete(server);
     const char *name =
         server->config->model_name[0] == '\0' ? info->name : server->config->model_name;
     srv_engine_metrics_start(&server->engine_metrics, name, server->service.scheduler);

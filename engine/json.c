@@ -325,8 +325,8 @@ static enum fm_status members_print(const struct eng_json_member *members, size_
 
 static enum fm_status object_print(struct eng_slice json, struct fm_buf *out, struct fm_err *err)
 {
-    struct eng_json_member *members;
-    size_t count;
+    struct eng_json_member *members = NULL;
+    size_t count = 0;
     enum fm_status status = eng_json_members(json, &members, &count, err);
     if (status == FM_OK) {
         status = members_print(members, count, out, err);

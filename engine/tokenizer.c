@@ -81,11 +81,11 @@ static enum eng_revision revision_of_encoders(const char *dir)
     const struct dirent *entry;
     while (found == ENG_REVISION_AUTO && (entry = readdir(entries)) != NULL) {
         char path[PATH_BYTES];
-        char *data;
-        size_t length;
+        char *data = NULL;
+        size_t length = 0;
         if (fnmatch("encoding*.py", entry->d_name, 0) != 0 ||
             snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) >= (int)sizeof path ||
-            file_read(path, ENCODER_BYTES_MAX, &data, &length, NULL) != FM_OK)
+            file_read(path, ENCODER_BYTES_MAX, &data, &length, NULL) != FM_OK || data == NULL)
             continue;
         if (memmem(data, length, "Beyond maximum", 14) != NULL)
             found = ENG_REVISION_R2;

@@ -223,7 +223,8 @@ enum fm_status eng_turns_init(struct eng_turns *turns, const struct eng_chat *ch
     if (status != FM_OK)
         return status;
     plan.turns = fm_alloc_array((size_t)chat->message_count + 1, sizeof plan.turns[0]);
-    plan.blocks = fm_alloc_array((size_t)chat->message_count + 1, sizeof plan.blocks[0]);
+    plan.blocks =
+        fm_alloc_array((size_t)chat->message_count + 1, sizeof(const struct eng_message *));
     if (plan.turns == NULL || plan.blocks == NULL) {
         status = FM_FAIL(err, FM_NOMEM, "no memory for %u messages", chat->message_count);
         goto out_done;

@@ -3,7 +3,7 @@
  *   bench_decode [MODEL_DIR [PROMPT [DECODE [BATCH [THREADS]]]]]
  *
  * The prompt is random tokens, in one step where it fits; then BATCH sequences that share nothing
- * decode greedily.  One line per instruction level of this host.  Run on an idle machine: two
+ * decode greedily.  One line per instruction level of this host, or only FATHOM_ISA's.  Run on an idle machine: two
  * threads on one processor halve the figures. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,14 +138,16 @@ int main(int argc, char **argv)
         return 1;
     }
     for (uint32_t level = CPU_LEVEL_COUNT; level-- > 0;) {
-        if (!cpu_level_is_offered((enum cpu_level)level))
+        const char *only = getenv("FATHOM_ISA"), *name = cpu_level_name((enum cpu_level)level);
+        if (!cpu_level_is_offered((enum cpu_level)level) ||
+            (only != NULL && strcmp(only, name) != 0))
             continue;
         struct fm_err err;
         struct bench bench = {.batch = batch, .next_unit = 1};
         struct eng_options options = {
             .model_dir = argc > 1 ? argv[1] : "conf/model",
             .backend = "cpu",
-            .variant = cpu_level_name((enum cpu_level)level),
+            .variant = name,
             .threads = threads,
             .context_max = prompt + decode + 1,
             .step_rows_max = 512,

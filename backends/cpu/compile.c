@@ -200,12 +200,13 @@ static void plan_place(struct plan *plan, const struct block **others)
     }
 }
 
-/* Phases in which each value is alive.  An input is never overwritten; an output stays. */
+/* Phases in which each value is alive.  Inputs and outputs have their place to themselves: rows
+ * that a step does not have stay as they were. */
 static void lifetimes(const struct be_exec *exec, uint32_t *first, uint32_t *last)
 {
     uint32_t count = exec->program.value_count;
     for (uint32_t i = 0; i < count; i++) {
-        first[i] = exec->program.values[i].flags & BE_VALUE_INPUT ? 0 : CPU_FOREVER;
+        first[i] = exec->program.values[i].flags != 0 ? 0 : CPU_FOREVER;
         last[i] = exec->program.values[i].flags != 0 ? CPU_FOREVER : 0;
     }
     for (uint32_t i = 0; i < exec->program.op_count; i++) {

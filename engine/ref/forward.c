@@ -75,17 +75,19 @@ static enum fm_status block_run(const struct eng_ref_run *run, uint16_t *streams
     return eng_ref_block(run, streams, err);
 }
 
-static enum fm_status layers_run(struct eng_ref_run *run, uint16_t *streams, struct fm_err *err)
+static enum fm_status layers_run(const struct eng_ref_run *chunk, uint16_t *streams,
+                                 struct fm_err *err)
 {
-    for (uint32_t l = 0; l < run->model->hparams->layer_count; l++) {
+    for (uint32_t l = 0; l < chunk->model->hparams->layer_count; l++) {
         char prefix[32];
         (void)snprintf(prefix, sizeof prefix, "layer.%u.", l);
-        run->layer_index = l;
-        run->prefix = prefix;
-        enum fm_status status = block_run(run, streams, err);
+        struct eng_ref_run run = *chunk;
+        run.layer_index = l;
+        run.prefix = prefix;
+        enum fm_status status = block_run(&run, streams, err);
         if (status != FM_OK)
             return status;
-        keep(run, l, streams);
+        keep(&run, l, streams);
     }
     return FM_OK;
 }

@@ -215,8 +215,10 @@ enum fm_status eng_ref_model_new(const struct eng_hparams *hparams,
     struct reader reader = {hparams, weights, &model->arena, err, FM_OK, ""};
     uint32_t layer_count = hparams->layer_count + hparams->draft_stage_count;
     model->layers = fm_arena_take_array(&model->arena, layer_count, sizeof *model->layers);
-    if (model->layers == NULL)
-        reader.status = FM_FAIL(err, FM_NOMEM, "no memory for a list of layers");
+    if (model->layers == NULL) {
+        eng_ref_model_free(model);
+        return FM_FAIL(err, FM_NOMEM, "no memory for a list of layers");
+    }
     for (uint32_t i = 0; i < layer_count && reader.status == FM_OK; i++) {
         struct eng_ref_layer *layer = &model->layers[i];
         bool is_draft = i >= hparams->layer_count;

@@ -307,11 +307,11 @@ _Static_assert(sizeof(struct be_row) == 16, "rows are copied to devices as they 
 /* Rows [row_first, row_first + row_count) hold positions length_before, length_before + 1, ...
  * Page numbers stand in the step's page array; a pool of which the program touches no state needs
  * no list (count 0), and no tail slot:
- *   G: pages 0, 1, ... up to the page of the last row; none may be 0
- *   S: from the page before length_before's (or page 0) up to the page of the last row; 0 where
- *      rows are not kept.  Pages that hold one of the window - 1 rows before length_before are
- *      not 0; a DSpark block sees all window rows before it.  Its own rows are never
- *      stored: its list may end with the page of row length_before - 1. */
+ *   G: pages 0, 1, ... at least up to the page of the last row; none of these may be 0
+ *   S: from the page before length_before's (or page 0) at least up to the page of the last row; 0
+ *      where rows are not kept.  Pages that hold one of the window - 1 rows before length_before
+ *      are not 0; a DSpark block sees all window rows before it.  Its own rows are never stored:
+ *      its list may end with the page of row length_before - 1. */
 struct be_seq {
     uint32_t row_first, row_count;
     uint32_t length_before;

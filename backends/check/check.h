@@ -23,7 +23,6 @@
 
 enum {
     CHECK_ORDERS = 3,   /* compiled orders of each program, the given one first */
-    CHECK_BEYOND = 4,   /* rows behind the last that are looked at */
     CHECK_POLLS_MAX = 3 /* times that a complete event says "not yet" */
 };
 
@@ -57,31 +56,17 @@ struct check_event {
     char text[FM_ERR_TEXT_BYTES];
 };
 
-/* One compiled order. */
-struct order {
-    struct be_exec *exec;
-    uint64_t serial; /* of its last step; 0: none */
-};
-
-/* Rows of an OUTPUT value behind those of a step, as they were before it. */
-struct beyond {
-    be_value_id value; /* 0: nothing is looked at */
-    uint32_t order, row_first, row_count;
-    uint64_t serial;
-    unsigned char *before, *after;
-};
-
 /* What the caller holds as a be_exec. */
 struct check_exec {
     struct be_program *program; /* a copy of the caller's */
     struct be_limits limits;
-    struct order orders[CHECK_ORDERS];
+    struct be_exec *orders[CHECK_ORDERS];
     uint32_t current;   /* the order that ran last */
+    uint64_t serial;    /* of its step; 0: none */
     uint32_t counts[3]; /* of its step, by enum be_lead */
     uint64_t *written;  /* [value_count][words]: rows of INPUT values since then */
     uint32_t words;
     uint64_t *digests; /* [rows_max + 1] */
-    struct beyond beyond;
 };
 
 struct check_device {

@@ -29,14 +29,12 @@ void be_check_exec_free(struct be_device *device, struct be_exec *opaque)
     if (exec == NULL)
         return;
     for (uint32_t i = 0; i < CHECK_ORDERS; i++) {
-        if (exec->orders[i].exec != NULL)
-            check->inner->ops->exec_free(check->inner, exec->orders[i].exec);
+        if (exec->orders[i] != NULL)
+            check->inner->ops->exec_free(check->inner, exec->orders[i]);
     }
     be_check_permute_free(exec->program);
     fm_free(exec->written);
     fm_free(exec->digests);
-    fm_free(exec->beyond.before);
-    fm_free(exec->beyond.after);
     fm_free(exec);
 }
 
@@ -94,18 +92,10 @@ static enum fm_status grow_records(struct check_device *check, const struct be_p
 static enum fm_status take_memory(struct check_exec *exec, struct fm_err *err)
 {
     const struct be_program *program = exec->program;
-    uint64_t row_bytes = 0;
-    for (uint32_t i = 1; i < program->value_count; i++) {
-        if (program->values[i].flags & BE_VALUE_OUTPUT)
-            row_bytes = fm_max_u64(row_bytes, be_value_row_bytes(&program->values[i]));
-    }
     exec->words = (exec->limits.rows_max + 63) / 64;
     exec->written = fm_alloc_array((size_t)program->value_count * exec->words, sizeof(uint64_t));
     exec->digests = fm_alloc_array((size_t)exec->limits.rows_max + 1, sizeof(uint64_t));
-    exec->beyond.before = fm_alloc(row_bytes * CHECK_BEYOND);
-    exec->beyond.after = fm_alloc(row_bytes * CHECK_BEYOND);
-    if (exec->written == NULL || exec->digests == NULL || exec->beyond.before == NULL ||
-        exec->beyond.after == NULL)
+    if (exec->written == NULL || exec->digests == NULL)
         return FM_FAIL(err, FM_NOMEM, "no memory to follow steps of %u rows",
                        exec->limits.rows_max);
     return FM_OK;
@@ -125,7 +115,7 @@ static enum fm_status compile_orders(struct check_device *check, struct check_ex
         status = be_program_check(order, err);
         if (status == FM_OK)
             status = check->inner->ops->compile(check->inner, order, &exec->limits,
-                                                &exec->orders[i].exec, err);
+                                                &exec->orders[i], err);
         be_check_permute_free(order);
     }
     return status;
@@ -163,73 +153,6 @@ enum fm_status be_check_compile(struct be_device *device, const struct be_progra
         return status;
     }
     *ret_exec = (struct be_exec *)(void *)exec;
-    return FM_OK;
-}
-
-/* ---- rows behind the last ------------------------------------------------------------------ */
-
-static bool is_seen_complete(const struct check_device *check, uint64_t serial)
-{
-    return atomic_load_explicit(&check->completed, memory_order_relaxed) >= serial;
-}
-
-static uint32_t lead_max(const struct check_exec *exec, enum be_lead lead)
-{
-    if (lead == BE_LEAD_ROWS)
-        return exec->limits.rows_max;
-    return lead == BE_LEAD_LOGIT_ROWS ? exec->limits.logit_rows_max : exec->limits.seqs_max;
-}
-
-/* Now and then, before a step: keep what stands behind the rows that it will write.  A device that
- * pads rows inside may write there. */
-static void look_beyond(struct check_device *check, struct check_exec *exec,
-                        const uint32_t counts[3], uint64_t serial)
-{
-    struct beyond *beyond = &exec->beyond;
-    struct order *order = &exec->orders[exec->current];
-    beyond->value = 0;
-    if (check->caps.row_quantum > 1 || be_check_draw(check) % 4 != 0 || order->serial == 0 ||
-        !is_seen_complete(check, order->serial))
-        return;
-    uint32_t value_count = exec->program->value_count;
-    be_value_id value = (be_value_id)(1 + be_check_draw(check) % (value_count - 1));
-    for (uint32_t i = 0; i < value_count; i++) {
-        const struct be_value *entry = &exec->program->values[value];
-        uint32_t count = counts[entry->lead];
-        uint32_t room = lead_max(exec, entry->lead) - count;
-        if ((entry->flags & BE_VALUE_OUTPUT) && room > 0) {
-            beyond->row_first = count;
-            beyond->row_count = fm_min_u32(room, CHECK_BEYOND);
-            if (check->inner->ops->value_read(check->inner, order->exec, value, beyond->row_first,
-                                              beyond->row_count, beyond->before, NULL) == FM_OK) {
-                beyond->value = value;
-                beyond->order = exec->current;
-                beyond->serial = serial;
-            }
-            return;
-        }
-        value = (be_value_id)(value + 1u == value_count ? 1 : value + 1);
-    }
-}
-
-static enum fm_status look_again(struct check_device *check, struct check_exec *exec,
-                                 struct fm_err *err)
-{
-    struct beyond *beyond = &exec->beyond;
-    if (beyond->value == 0 || !is_seen_complete(check, beyond->serial))
-        return FM_OK;
-    be_value_id value = beyond->value;
-    beyond->value = 0;
-    enum fm_status status =
-        check->inner->ops->value_read(check->inner, exec->orders[beyond->order].exec, value,
-                                      beyond->row_first, beyond->row_count, beyond->after, err);
-    if (status != FM_OK)
-        return status;
-    size_t bytes = be_value_row_bytes(&exec->program->values[value]) * beyond->row_count;
-    if (memcmp(beyond->before, beyond->after, bytes) != 0)
-        return FM_FAIL(err, FM_DEVICE,
-                       "the device wrote value %u in rows [%u, %u + %u), which the step has not",
-                       value, beyond->row_first, beyond->row_first, beyond->row_count);
     return FM_OK;
 }
 
@@ -274,8 +197,6 @@ static enum fm_status check_caller(struct check_device *check, struct check_exec
                          (unsigned long long)step->number, (unsigned long long)check->number);
     if (status == FM_OK)
         status = check_inputs(exec, step, err);
-    if (status == FM_OK)
-        status = look_again(check, exec, err);
     return status;
 }
 
@@ -324,25 +245,16 @@ static enum fm_status run_inner(struct check_device *check, struct check_exec *e
                                  be_check_draw(check), err);
     if (status != FM_OK)
         return status;
-    uint32_t before = exec->current;
-    exec->current = chosen;
-    const uint32_t counts[3] = {
-        [BE_LEAD_ROWS] = step->row_count,
-        [BE_LEAD_LOGIT_ROWS] = step->logit_count,
-        [BE_LEAD_SEQS] = step->seq_count,
-    };
-    look_beyond(check, exec, counts, event->serial);
     memcpy(record->block, step, step->bytes);
-    status =
-        inner->ops->submit(inner, exec->orders[chosen].exec, record->block, event->inner, &why);
+    status = inner->ops->submit(inner, exec->orders[chosen], record->block, event->inner, &why);
     memset(record->block, SCRIBBLE, step->bytes); /* R3: the device has its own copy */
-    if (status != FM_OK) {
-        exec->current = before;
-        exec->beyond.value = 0;
+    if (status != FM_OK)
         return judge_refusal(status, &why, step, err);
-    }
-    exec->orders[chosen].serial = event->serial;
-    memcpy(exec->counts, counts, sizeof(counts));
+    exec->current = chosen;
+    exec->serial = event->serial;
+    exec->counts[BE_LEAD_ROWS] = step->row_count;
+    exec->counts[BE_LEAD_LOGIT_ROWS] = step->logit_count;
+    exec->counts[BE_LEAD_SEQS] = step->seq_count;
     for (uint32_t i = 0; i < BE_POOL_COUNT; i++) {
         if (be_sample_end(&record->samples[i], inner, NULL) != FM_OK)
             record->samples[i].is_taken = false;
@@ -422,8 +334,8 @@ enum fm_status be_check_value_write(struct be_device *device, struct be_exec *op
         status = check_value(exec, value, BE_VALUE_INPUT, row_first, row_count,
                              exec->limits.rows_max, err);
     for (uint32_t i = 0; i < CHECK_ORDERS && status == FM_OK; i++)
-        status = check->inner->ops->value_write(check->inner, exec->orders[i].exec, value,
-                                                row_first, row_count, host, err);
+        status = check->inner->ops->value_write(check->inner, exec->orders[i], value, row_first,
+                                                row_count, host, err);
     if (status == FM_OK)
         note_written(exec, value, row_first, row_count);
     return status;
@@ -435,21 +347,19 @@ enum fm_status be_check_value_read(struct be_device *device, struct be_exec *opa
 {
     struct check_device *check = check_of(device);
     struct check_exec *exec = exec_of(opaque);
-    uint64_t serial = exec->orders[exec->current].serial;
     enum fm_status status = be_check_ready(check, err);
     if (status == FM_OK && value != 0 && value < exec->program->value_count)
         status = check_value(exec, value, BE_VALUE_OUTPUT, row_first, row_count,
                              exec->counts[exec->program->values[value].lead], err);
     else if (status == FM_OK)
         status = check_value(exec, value, BE_VALUE_OUTPUT, row_first, row_count, 0, err);
-    if (status == FM_OK && !is_seen_complete(check, serial))
+    if (status == FM_OK &&
+        atomic_load_explicit(&check->completed, memory_order_relaxed) < exec->serial)
         status = FM_FAIL(err, FM_DEVICE,
                          "value %u is read before its step was seen to be complete (R3)", value);
-    if (status == FM_OK)
-        status = look_again(check, exec, err);
     if (status != FM_OK)
         return status;
-    return check->inner->ops->value_read(check->inner, exec->orders[exec->current].exec, value,
+    return check->inner->ops->value_read(check->inner, exec->orders[exec->current], value,
                                          row_first, row_count, host, err);
 }
 
@@ -476,8 +386,8 @@ enum fm_status be_check_value_copy(struct be_device *device, struct be_exec *sou
         status = FM_FAIL(err, FM_DEVICE, "values %u and %u have rows of different size",
                          source_value, target_value);
     for (uint32_t i = 0; i < CHECK_ORDERS && status == FM_OK; i++)
-        status = check->inner->ops->value_copy(check->inner, source->orders[source->current].exec,
-                                               source_value, source_row, target->orders[i].exec,
+        status = check->inner->ops->value_copy(check->inner, source->orders[source->current],
+                                               source_value, source_row, target->orders[i],
                                                target_value, target_row, row_count, err);
     if (status == FM_OK)
         note_written(target, target_value, target_row, row_count);

@@ -655,12 +655,6 @@ START_TEST(a_device_that_writes_a_foreign_unit_is_reported)
 }
 END_TEST
 
-START_TEST(a_device_that_writes_values_beyond_the_step_is_reported)
-{
-    expect_fault(FAKE_WRITES_BEYOND, "which the step has not");
-}
-END_TEST
-
 START_TEST(a_device_that_keeps_the_block_is_reported)
 {
     expect_fault(FAKE_KEEPS_BLOCK, "the fake device failed");
@@ -906,7 +900,6 @@ Suite *test_suite(void)
     tcase_add_test(tcase, a_device_that_writes_the_null_page_is_reported);
     tcase_add_test(tcase, a_device_that_writes_another_row_is_reported);
     tcase_add_test(tcase, a_device_that_writes_a_foreign_unit_is_reported);
-    tcase_add_test(tcase, a_device_that_writes_values_beyond_the_step_is_reported);
     tcase_add_test(tcase, a_device_that_keeps_the_block_is_reported);
     tcase_add_test(tcase, a_device_that_refuses_what_it_accepted_is_reported);
     tcase_add_test(tcase, a_broken_device_stays_broken);

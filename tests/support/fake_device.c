@@ -103,18 +103,14 @@ static void run_compress(struct fake_device *fake, const struct be_step *step,
     }
 }
 
-static void run_values(struct fake_device *fake, struct fake_exec *exec, const struct be_step *step)
+static void run_values(struct fake_exec *exec, const struct be_step *step)
 {
     const uint32_t counts[] = {step->row_count, step->logit_count, step->seq_count};
-    const uint32_t rooms[] = {exec->limits.rows_max, exec->limits.logit_rows_max,
-                              exec->limits.seqs_max};
     for (uint32_t id = 1; id < exec->value_count; id++) {
         const struct be_value *value = &exec->values[id];
         uint32_t count = counts[value->lead];
         if (!(value->flags & BE_VALUE_OUTPUT))
             continue;
-        if (*fake->fault == FAKE_WRITES_BEYOND && count < rooms[value->lead])
-            count++;
         for (uint32_t row = 0; row < count; row++)
             memset(exec->contents[id] + row * be_value_row_bytes(value),
                    (int)((row + step->number) % 251), be_value_row_bytes(value));
@@ -152,7 +148,7 @@ static enum fm_status run_step(struct fake_device *fake, const struct command *c
         if (op->kind == BE_OP_KV_STORE && op->state[0] != 0)
             run_window(fake, step, op->state[0]);
     }
-    run_values(fake, command->exec, step);
+    run_values(command->exec, step);
     if (*fake->fault == FAKE_WRITES_NULL_PAGE)
         fake->pools[BE_POOL_S][5] ^= 1;
     if (*fake->fault == FAKE_WRITES_FOREIGN_UNIT)

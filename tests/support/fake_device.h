@@ -13,7 +13,6 @@ enum fake_fault {
     FAKE_WRITES_NULL_PAGE,    /* S unit 0 gets a byte */
     FAKE_WRITES_NEXT_ROW,     /* the window row behind the last one */
     FAKE_WRITES_FOREIGN_UNIT, /* a byte of an S unit that the step does not name */
-    FAKE_WRITES_BEYOND,       /* value rows behind the step's */
     FAKE_KEEPS_BLOCK,         /* reads the caller's block when the step runs */
     FAKE_REFUSES_SIZE,        /* FM_NOMEM from submit */
     FAKE_REFUSES_BLOCK,       /* FM_INVALID from submit */

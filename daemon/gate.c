@@ -87,9 +87,13 @@ static bool is_header_list(const char *text)
     return length > 0 && length <= 1024 && strspn(text, sound) == length;
 }
 
-static void mark_origin(struct srv_call *call, const char *origin)
+/* Errors carry these too, so that a page can read them.  true: the origin is a permitted one. */
+static bool mark_origin(struct srv_call *call, const struct srv_head *head)
 {
     const char *list = call->config->cors_allow_origins;
+    const char *origin = header(head, "Origin");
+    if (origin == NULL || strlen(origin) > 1024 || !is_origin_allowed(list, origin))
+        return false;
     bool is_any = strcmp(list, "*") == 0;
     srv_call_header(call, "Access-Control-Allow-Origin", is_any ? "*" : origin);
     if (!is_any)
@@ -100,22 +104,18 @@ static void mark_origin(struct srv_call *call, const char *origin)
                     "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
                     "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
                     "openai-processing-ms");
+    return true;
 }
 
 /* true: the request goes on; false: OPTIONS, and answered. */
-static bool pass_origin(struct srv_call *call, const struct srv_head *head)
+static bool pass_preflight(struct srv_call *call, const struct srv_head *head, bool is_permitted)
 {
-    const char *origin = header(head, "Origin");
-    bool is_allowed = origin != NULL && strlen(origin) <= 1024 &&
-                      is_origin_allowed(call->config->cors_allow_origins, origin);
-    if (is_allowed)
-        mark_origin(call, origin);
     if (call->method != SRV_OPTIONS)
         return true;
     char allow[SRV_ALLOW_BYTES];
     srv_route_allow(call->route, allow);
     srv_call_header(call, "Allow", allow);
-    if (is_allowed) {
+    if (is_permitted) {
         const char *wanted = header(head, "Access-Control-Request-Headers");
         srv_call_header(call, "Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
         if (wanted != NULL && is_header_list(wanted))
@@ -261,9 +261,11 @@ void srv_gate_enter(struct srv_gate *gate, const struct srv_head *head, struct s
         srv_error_reply(call, srv_error_of_status(&error, FM_NOMEM, 0));
         return;
     }
+    bool is_permitted = mark_origin(call, head);
     /* Each answers the call where it does not pass. */
     (void)(pass_head(call, head) && pass_route(gate, head, call) && pass_method(call, head) &&
-           pass_origin(call, head) && pass_key(gate, call, head) && pass_body(call, head));
+           pass_preflight(call, head, is_permitted) && pass_key(gate, call, head) &&
+           pass_body(call, head));
 }
 
 void srv_gate_ready(const struct srv_gate *gate, struct srv_call *call)

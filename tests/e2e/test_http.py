@@ -275,8 +275,8 @@ def keys_open_and_stay_secret():
             data = own.raw(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" % CHAT.encode())
             assert head_of(data)[0] == 401
             statuses = [own.request("GET", "/v1/models", headers={"x-api-key": "sk-no"})[0]
-                        for _ in range(10)]
-            assert statuses[-1] == 429, statuses
+                        for _ in range(20)]  # the count may start anew with a minute among them
+            assert 429 in statuses and set(statuses) <= {401, 429}, statuses
             assert own.request("GET", "/health")[0] == 200
         assert "sentinel" not in "\n".join(own.lines), "a key is in the log"
 

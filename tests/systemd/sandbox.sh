@@ -67,6 +67,8 @@ Type=oneshot
 ExecStart=/bin/bash -c '/bin/bash $script >/sandbox.out 2>&1; echo \$? >/sandbox.status; sync; systemctl poweroff --force --force'
 UNIT
     mkdir -p "$wants"
+    # A login prompt hangs up its terminal, and that is the one that PID 1 runs on.
+    ln -sf /dev/null "$root/etc/systemd/system/console-getty.service"
     ln -sf ../sandbox-run.service "$wants/sandbox-run.service"
     init=$(mktemp) log=$(mktemp)
     write_init "$init"

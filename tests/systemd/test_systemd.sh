@@ -19,7 +19,7 @@ done
 [ -x "$O/fathomd" ] || { echo "there is no $O/fathomd"; exit 1; }
 if [ ! -e "$root/.complete" ]; then
     rm -rf "$root"
-    tests/systemd/sandbox.sh make "$root" libmicrohttpd12 libcjson1 >"$root.log" 2>&1 ||
+    tests/systemd/sandbox.sh make "$root" procps libmicrohttpd12 libcjson1 >"$root.log" 2>&1 ||
         skip "debootstrap failed: $(tail -n 1 "$root.log")"
     touch "$root/.complete"
 fi

@@ -5,6 +5,7 @@
 
 #include "backends/base/assert.h"
 #include "backends/base/buf.h"
+#include "backends/sim/sim.h"
 
 static const struct be_ops *const backends[] = {
     &be_cpu_ops,

@@ -5,6 +5,5 @@
 #include "backends/backend.h"
 
 extern const struct be_ops be_cpu_ops; /* backends/cpu/cpu.c */
-extern const struct be_ops be_sim_ops; /* backends/sim/sim.c */
 
 #endif

@@ -12,7 +12,7 @@
 static enum fm_status slots_take(struct sch_scheduler *scheduler, struct fm_err *err)
 {
     struct sch_loop *loop = scheduler->loop;
-    scheduler->free_slots = fm_alloc_array(loop->slot_count, sizeof *scheduler->free_slots);
+    scheduler->free_slots = fm_alloc_array(loop->slot_count, sizeof(void *));
     if (scheduler->free_slots == NULL)
         return FM_FAIL(err, FM_NOMEM, "no memory for %u requests", loop->slot_count);
     for (uint32_t i = 0; i < loop->slot_count; i++)
@@ -137,7 +137,7 @@ enum fm_status sch_submit(struct sch_scheduler *scheduler, const struct sch_spec
 {
     FM_ASSERT(fm_thread_is(FM_THREAD_MAIN));
     struct sch_gate *gate = &scheduler->loop->gate;
-    uint32_t need[BE_POOL_COUNT];
+    uint32_t need[BE_POOL_COUNT] = {0};
     if (atomic_load_explicit(&gate->is_draining, memory_order_relaxed))
         return FM_FAIL(err, FM_CANCELED, "the server is shutting down");
     if (atomic_load_explicit(&gate->is_broken, memory_order_relaxed))

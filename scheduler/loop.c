@@ -534,9 +534,9 @@ bool sch_loop_sane(const struct sch_loop *loop)
 static enum fm_status memory_take(struct sch_loop *loop, struct fm_err *err)
 {
     loop->slots = fm_alloc_array(loop->slot_count, sizeof *loop->slots);
-    loop->active = fm_alloc_array(loop->slot_count, sizeof *loop->active);
+    loop->active = fm_alloc_array(loop->slot_count, sizeof(void *));
     loop->news = fm_alloc_array(loop->slot_count, sizeof *loop->news);
-    loop->stepped = fm_alloc_array(loop->limits.seqs_max, sizeof *loop->stepped);
+    loop->stepped = fm_alloc_array(loop->limits.seqs_max, sizeof(void *));
     if (loop->slots == NULL || loop->active == NULL || loop->news == NULL || loop->stepped == NULL)
         return FM_FAIL(err, FM_NOMEM, "no memory for %u requests", loop->slot_count);
     for (uint32_t i = 0; i < loop->slot_count; i++) {

@@ -53,7 +53,7 @@ void sch_board_publish(struct sch_board *board, const struct sch_stats *stats)
 
 void sch_board_read(struct sch_board *board, struct sch_stats *ret_stats)
 {
-    uint64_t words[SCH_STATS_WORDS];
+    uint64_t words[SCH_STATS_WORDS] = {0};
     uint64_t before, after;
     do {
         before = atomic_load_explicit(&board->version, memory_order_acquire);

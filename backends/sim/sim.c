@@ -29,7 +29,6 @@
 #include "backends/base/mailbox.h"
 #include "backends/base/mem.h"
 #include "backends/base/prng.h"
-#include "backends/registry.h"
 
 /* What stands for all rows of one token. */
 struct sim_row {
@@ -392,32 +391,32 @@ static enum fm_status sim_tail_reset(struct be_device *device, const uint32_t *s
     return FM_OK;
 }
 
-/* The digests of a unit, as bytes for page_out and page_in. */
-static enum fm_status unit_bytes(struct sim_device *sim, enum be_pool pool, uint32_t unit,
-                                 void **ret_data, size_t *ret_bytes, struct fm_err *err)
+/* The digests of a unit, as bytes for page_out and page_in.  NULL, with a sentence, when there are
+ * none. */
+static void *unit_find(struct sim_device *sim, enum be_pool pool, uint32_t unit, size_t *ret_bytes,
+                       struct fm_err *err)
 {
-    if (unit == 0 || unit >= sim->state_limits.units[pool])
-        return FM_FAIL(err, FM_INVALID, "sim: unit %u, the pool has %u", unit,
-                       sim->state_limits.units[pool]);
     size_t page_tokens = sim->model->shape.page_tokens;
     size_t bytes =
         pool == BE_POOL_T ? sizeof(struct sim_tail) : page_tokens * sizeof(struct sim_row);
-    if (bytes > be_pool_unit_bytes(sim->model, pool))
-        return FM_FAIL(err, FM_UNSUPPORTED, "sim: the model's pages are too small for digests");
-    *ret_data = pool == BE_POOL_T ? (void *)&sim->tails[unit]
-                                  : (void *)(sim->pages[pool] + unit * page_tokens);
+    if (unit == 0 || unit >= sim->state_limits.units[pool] ||
+        bytes > be_pool_unit_bytes(sim->model, pool)) {
+        (void)FM_FAIL(err, FM_INVALID, "sim: unit %u of %u, with %zu bytes of digests", unit,
+                      sim->state_limits.units[pool], bytes);
+        return NULL;
+    }
     *ret_bytes = bytes;
-    return FM_OK;
+    return pool == BE_POOL_T ? (void *)&sim->tails[unit]
+                             : (void *)(sim->pages[pool] + unit * page_tokens);
 }
 
 static enum fm_status sim_page_out(struct be_device *device, enum be_pool pool, uint32_t unit,
                                    void *host, struct be_event *done, struct fm_err *err)
 {
-    void *data;
-    size_t bytes;
-    enum fm_status status = unit_bytes(sim_of(device), pool, unit, &data, &bytes, err);
-    if (status != FM_OK)
-        return status;
+    size_t bytes = 0;
+    const void *data = unit_find(sim_of(device), pool, unit, &bytes, err);
+    if (data == NULL)
+        return FM_INVALID;
     memset(host, 0, be_pool_unit_bytes(sim_of(device)->model, pool));
     memcpy(host, data, bytes);
     *done = (struct be_event){.status = FM_OK};
@@ -427,11 +426,10 @@ static enum fm_status sim_page_out(struct be_device *device, enum be_pool pool, 
 static enum fm_status sim_page_in(struct be_device *device, enum be_pool pool, uint32_t unit,
                                   const void *host, struct be_event *done, struct fm_err *err)
 {
-    void *data;
-    size_t bytes;
-    enum fm_status status = unit_bytes(sim_of(device), pool, unit, &data, &bytes, err);
-    if (status != FM_OK)
-        return status;
+    size_t bytes = 0;
+    void *data = unit_find(sim_of(device), pool, unit, &bytes, err);
+    if (data == NULL)
+        return FM_INVALID;
     memcpy(data, host, bytes);
     *done = (struct be_event){.status = FM_OK};
     return FM_OK;

@@ -17,4 +17,6 @@ uint64_t be_sim_digest(uint64_t before, uint32_t token, uint32_t position);
 /* ret_logits [vocab] behind the history with this digest: in [-4, 4).  Pure. */
 void be_sim_logits(uint64_t digest, uint32_t vocab, float *ret_logits);
 
+extern const struct be_ops be_sim_ops;
+
 #endif

@@ -625,6 +625,29 @@ START_TEST(a_lost_device_ends_everything_once)
 }
 END_TEST
 
+/* S27: between submit and the end nothing is allocated but what the parser's text needs. */
+START_TEST(a_running_request_allocates_nothing)
+{
+    open_with(&usual_options, 0, 64);
+    for (uint32_t i = 0; i < SEQS; i++)
+        (void)plain_visit(200, 100);
+    for (uint32_t i = 0; i < 8; i++) { /* parsers and clients have their buffers by now */
+        turn();
+        step_finish();
+        read_ready();
+    }
+    fm_fault_arm_forever("alloc", 1);
+    for (uint32_t i = 0; i < 60; i++) {
+        turn();
+        step_finish();
+    }
+    ck_assert(!fm_fault_disarm("alloc"));
+    run_out();
+    ck_assert_uint_eq(ended[SCH_END_LENGTH], SEQS);
+    close_all();
+}
+END_TEST
+
 START_TEST(submit_survives_every_alloc_failure)
 {
     open_with(&usual_options, 0, 64);
@@ -695,6 +718,7 @@ Suite *test_suite(void)
     tcase_add_test(tcase, an_answer_that_waits_for_its_reader_holds_no_page);
     tcase_add_test(tcase, a_cancel_of_an_answer_that_waits_says_so);
     tcase_add_test(tcase, a_lost_device_ends_everything_once);
+    tcase_add_test(tcase, a_running_request_allocates_nothing);
     tcase_add_test(tcase, submit_survives_every_alloc_failure);
     tcase_add_test(tcase, a_scheduler_needs_room_for_its_promises);
     suite_add_tcase(suite, tcase);

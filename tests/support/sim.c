@@ -18,8 +18,11 @@ void test_sim_open(struct test_sim_world *world, const struct test_sim_options *
 {
     struct eng_options engine_options = {
         .model_dir = "conf/model",
-        .backend = "sim",
+        .backend = options->backend != NULL ? options->backend : "sim",
         .variant = options->variant,
+        .threads = options->threads,
+        .is_checked = options->is_checked,
+        .check_seed = 1,
         .context_max = CONTEXT_MAX,
         .step_rows_max = options->step_rows_max,
         .seqs_max = options->seqs_max,
@@ -353,6 +356,19 @@ static void beginning_verify(const struct fm_buf *got, const struct fm_buf *want
     ck_assert_msg(got->length <= want->length, "%s: too long", what);
     ck_assert_msg(got->length == 0 || memcmp(got->data, want->data, got->length) == 0,
                   "%s: different", what);
+}
+
+void test_sim_client_compare(const struct test_sim_client *client,
+                             const struct test_sim_client *other)
+{
+    beginning_verify(&client->prompt, &other->prompt, true, "prompt log probabilities");
+    for (uint32_t i = 0; i < TEST_SIM_CHOICES_MAX; i++) {
+        beginning_verify(&client->answers[i].text, &other->answers[i].text, true, "text");
+        beginning_verify(&client->answers[i].tokens, &other->answers[i].tokens, true, "tokens");
+        ck_assert_uint_eq(client->answers[i].end.end, other->answers[i].end.end);
+        ck_assert_uint_eq(client->answers[i].end.completion_tokens,
+                          other->answers[i].end.completion_tokens);
+    }
 }
 
 static void prompt_verify(const struct test_sim_world *world, const struct sch_spec *spec,

@@ -20,7 +20,10 @@ struct test_sim_world {
 struct test_sim_options {
     uint32_t seqs_max, step_rows_max, logit_rows_max;
     uint32_t contexts;   /* G pages: for this many longest sequences; 0: for all */
-    const char *variant; /* of sim */
+    const char *variant; /* of the backend */
+    const char *backend; /* NULL: sim */
+    uint32_t threads;    /* that compute */
+    bool is_checked;     /* through backends/check */
 };
 
 /* The bundled model's sizes and tokenizer on the device sim; contexts of 2,048 tokens. */
@@ -67,6 +70,10 @@ void test_sim_client_done(struct test_sim_client *client);
 /* Read at most `pieces_max` pieces; true when there was nothing more to read. */
 bool test_sim_client_read(struct test_sim_client *client, struct sch_stream *stream,
                           uint32_t pieces_max);
+
+/* Fails the test unless both have read the same, but for where pieces were cut. */
+void test_sim_client_compare(const struct test_sim_client *client,
+                             const struct test_sim_client *other);
 
 /* Fails the test unless the client has read what the spec must answer: all of it where a choice
  * ended by itself, else a beginning of it. */

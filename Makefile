@@ -65,7 +65,10 @@ deps:
 run:
 	@tests/deps.sh run
 	@$(MAKE) --no-print-directory all
-	@$(O)/fathomd --set model.path=$(MODEL) --set http.listen=$(LISTEN)
+	@echo "When it says event=ready, try in another terminal:"; echo; \
+	echo "  curl -s http://$(LISTEN)/v1/chat/completions -H 'Content-Type: application/json' \\"; \
+	echo "    -d '{\"model\":\"fathom-demo\",\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of France?\"}]}'"; echo
+	@exec $(O)/fathomd --set model.path=$(MODEL) --set model.name=fathom-demo --set http.listen=$(LISTEN)
 check:
 	@tests/deps.sh check
 	@$(MAKE) --no-print-directory check-all-built

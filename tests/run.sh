@@ -4,6 +4,7 @@
 # A program prints Check's line "NN%: Checks: N, Failures: N, Errors: N", or "N passed, N failed", or
 # nothing of the kind and counts as one; exit 77 means skipped.  Each has a limit of TEST_S seconds.
 set -u
+export CK_DEFAULT_TIMEOUT=${CK_DEFAULT_TIMEOUT:-60} # seconds for a case: machines under load are slow
 passed=0 failed=0 skipped=0
 for test in "$@"; do
     began=$SECONDS

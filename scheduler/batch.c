@@ -82,8 +82,9 @@ static struct eng_draw draw_of(struct sch_choice *choice, const struct eng_text 
 {
     const struct sch_request *req = choice->request;
     unsigned class = eng_parser_mask_class(choice->parser);
+    /* Where </think> may come, all tokens until now are reasoning. */
     bool is_cut = req->bounds_reasoning && (class & ENG_MASK_THINK_END) != 0 &&
-                  eng_parser_stats(choice->parser)->reasoning_count >= req->reasoning_max;
+                  choice->generated_count >= req->reasoning_max;
     if (req->ignores_eos || choice->generated_count < req->tokens_min)
         class &= ~(unsigned)ENG_MASK_EOS;
     return (struct eng_draw){

@@ -51,7 +51,7 @@ void sch_stop(struct sch_scheduler *scheduler);
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-enum { SCH_STOP_TOKENS_MAX = 64, SCH_BAD_WORDS_MAX = 256 };
+enum { SCH_STOP_TOKENS_MAX = 64, SCH_BAD_WORDS_MAX = 512 };
 
 /* Tokens that may not follow one another: the last is banned wherever the generated tokens end in
  * all the others. */

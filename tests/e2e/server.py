@@ -168,9 +168,11 @@ def main(tests):
     for test in tests:
         if wanted and test.__name__ not in wanted:
             continue
+        began = time.monotonic()
         try:
             test()
             passed += 1
+            print("ok     %s (%.1f s)" % (test.__name__, time.monotonic() - began))
         except Exception:  # pylint: disable=broad-except
             failed += 1
             print("FAILED %s" % test.__name__)

@@ -29,8 +29,9 @@ BENCHES := $(patsubst %.c,$(O)/%,$(wildcard tests/bench/bench_*.c))
 SCRIPTS := $(wildcard tests/e2e/test_*.py tests/systemd/test_*.sh)
 PROGRAMS := $(if $(wildcard daemon/main.c),$(O)/fathomd) $(if $(wildcard engine/tools/fathom_probe.c),$(O)/fathom-probe)
 
-# Kernels: one file per instruction level, chosen at run time.  No flag here changes a result.
-KERN_FLAGS := -O3 -fno-trapping-math -fno-math-errno
+# Kernels: one file per instruction level, chosen at run time.  No flag here changes a result.  The
+# sanitizers leave them out: instrumented, their unrolled loops take the compiler ten minutes each.
+KERN_FLAGS := $(if $(SAN),-O1 -fno-sanitize=all,-O3) -fno-trapping-math -fno-math-errno
 FLAGS_kern_scalar := $(KERN_FLAGS)
 FLAGS_kern_neon   := $(KERN_FLAGS)
 ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)

@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "backends/backend.h"
 #include "backends/base/assert.h"
 #include "backends/base/checked.h"
 #include "backends/base/clock.h"
@@ -459,6 +460,28 @@ static int serve(const struct srv_options *options, struct srv_config *config)
     return result;
 }
 
+/* What devices this program can use here, as --capabilities prints it. */
+static void backends_print(void)
+{
+    const struct be_ops *ops;
+    for (uint32_t i = 0; (ops = be_registry_get(i)) != NULL; i++) {
+        const char *reason = "";
+        struct be_device_options options = {0};
+        struct be_device *device;
+        struct be_caps caps;
+        struct fm_err err;
+        if (ops->score(&reason) <= 0) {
+            printf("backend         %s: %s\n", ops->name, reason);
+        } else if (ops->open(&options, &device, &err) != FM_OK) {
+            printf("backend         %s: %s\n", ops->name, err.text);
+        } else {
+            ops->caps(device, &caps);
+            printf("backend         %s: %s\n", ops->name, caps.description);
+            ops->close(device);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     static struct srv_options options; /* read again by every reload */
@@ -479,6 +502,8 @@ int main(int argc, char **argv)
     if (options.action == SRV_SERVE)
         return serve(&options, config);
     int result = srv_options_act(&options, config);
+    if (options.action == SRV_CAPABILITIES)
+        backends_print();
     srv_config_put(config);
     return result;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Malformed requests by the thousand: each gets a correct error or, where its end never comes, none.
 
-FUZZ_COUNT requests (10,000 with a sanitized program, 2,000 otherwise), from FATHOM_SEED.  Ten kinds:
+FUZZ_COUNT requests (10,000 with a sanitized program, 1,000 otherwise), from FATHOM_SEED.  Ten kinds:
 broken JSON made from sound requests, wrong types and wild values, cut bodies, bad UTF-8, wild
 lengths, broken chunks, broken heads, deep nesting, random bytes, and sound requests that hang up.
 After them the server must answer a sound request, hold no connection, and stop with status 0,
@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from server import IS_SANITIZED, Server, main
 
 SEED = int(os.environ.get("FATHOM_SEED") or time.time_ns() % (1 << 32))
-COUNT = int(os.environ.get("FUZZ_COUNT") or (10000 if IS_SANITIZED else 2000))
+COUNT = int(os.environ.get("FUZZ_COUNT") or (10000 if IS_SANITIZED else 1000))
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models",
           "/v1/models/x", "/health", "/metrics", "/nope"]
 POSTS = ROUTES[:4]

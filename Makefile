@@ -29,10 +29,12 @@ BENCHES := $(patsubst %.c,$(O)/%,$(wildcard tests/bench/bench_*.c))
 SCRIPTS := $(wildcard tests/e2e/test_*.py tests/systemd/test_*.sh)
 PROGRAMS := $(if $(wildcard daemon/main.c),$(O)/fathomd) $(if $(wildcard engine/tools/fathom_probe.c),$(O)/fathom-probe)
 
-# Kernels: one file per instruction level, chosen at run time.  No flag here changes a result.  The
-# sanitizers leave them out: instrumented, their unrolled loops take the compiler ten minutes each.
-KERN_FLAGS := $(if $(SAN),-O1 -fno-sanitize=all,-O3) -fno-trapping-math -fno-math-errno
-FLAGS_kern_scalar := $(KERN_FLAGS)
+# Kernels: one file per instruction level, chosen at run time.  No flag here changes a result.
+# Sanitizers watch the scalar ones, whose body all levels share: the unrolled loops of the others
+# would take the compiler ten minutes each.
+KERN_MATH  := -fno-trapping-math -fno-math-errno
+KERN_FLAGS := $(if $(SAN),-O1 -fno-sanitize=all,-O3) $(KERN_MATH)
+FLAGS_kern_scalar := $(if $(SAN),-O0,-O3) $(KERN_MATH)
 FLAGS_kern_neon   := $(KERN_FLAGS)
 ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)
 FLAGS_kern_avx2   := $(KERN_FLAGS) -mavx2 -mfma -mf16c

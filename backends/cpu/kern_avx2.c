@@ -10,6 +10,8 @@
 #include "backends/base/numeric.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(count) PRAGMA(GCC unroll count)
 #define LEVEL CPU_LEVEL_AVX2
 #define VL 8
 #define UNIT_GROUPS 2 /* four vectors of sums for each token, of sixteen registers */

@@ -10,6 +10,8 @@
 #include "backends/base/numeric.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(count) PRAGMA(GCC unroll count)
 #define LEVEL CPU_LEVEL_AVX512
 #define VL 16
 #define UNIT_GROUPS 4

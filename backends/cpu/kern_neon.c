@@ -10,6 +10,8 @@
 #include "backends/base/numeric.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(count) PRAGMA(GCC unroll count)
 #define LEVEL CPU_LEVEL_NEON
 #define VL 4
 #define UNIT_GROUPS 2 /* eight vectors of sums for each token, of 32 registers */

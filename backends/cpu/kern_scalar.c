@@ -8,6 +8,7 @@
 #include "backends/base/numeric.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL(count) /* a loop over lanes inside is enough */
 #define LEVEL CPU_LEVEL_SCALAR
 #define VL 16
 #define UNIT_GROUPS 1

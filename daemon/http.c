@@ -1,41 +1,29 @@
-/* http.c - connections, driven by libmicrohttpd; see http.h.
- *
- *           request line     head        body complete          answer sent
- *   FRESH -----------> HEAD -----> BODY --------------> BUSY ----------------> IDLE
- *                       ^                                                      |
- *                       '------------------------------------------------------'
- *   FRESH, HEAD: http.header_timeout_s.  BODY: http.body_timeout_s without progress.  IDLE:
- *   http.idle_timeout_s.  BUSY: suspended while there is nothing to send; otherwise
- *   http.write_stall_s without progress.
+/* http.c - requests and answers, driven by libmicrohttpd; see http.h, and conn.h for connections.
  *
  * Invariants, each of them a trap of the library (0.9.75):
  *   1. A connection is suspended only from the library's own callbacks (access, content reader)
- *      and resumed only by conn_resume, which knows whether it is; MHD_run follows before the
+ *      and resumed only by srv_conn_resume, which knows whether it is; MHD_run follows before the
  *      loop waits.
  *   2. Every connection is watched by us for a hang-up.  A suspended one, because the library sees
  *      neither a hang-up nor a timeout there; any other, because after a read that did not fill its
  *      buffer the library waits for an edge, which an end that came with the data does not give.
- *      The watch ends before the library closes the descriptor, in conn_close.
+ *      The watch ends before the library closes the descriptor, in srv_conn_close.
  *   3. The content reader never returns 0 without suspending: that would be a busy loop.
  *   4. An answer that is queued in the first access callback closes the connection.  So answers
  *      wait for the end of the body, unless the body is not worth reading.
  *   5. While a body arrives the library accepts no answer at all.  What cannot wait (a body without
- *      end, a timeout) is written to the descriptor by conn_refuse, before it is shut down.
+ *      end, a timeout) is written to the descriptor by srv_conn_refuse, before it is shut down.
  *   6. While a call is in the preparation pool nothing of it is looked at but is_in_pool, which is
  *      the main thread's: its phase belongs to the pool.
  *   7. The daemon is stopped only with no connection suspended. */
 #include "daemon/http.h"
 
-#include <linux/sockios.h>
 #include <microhttpd.h>
-#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "backends/base/assert.h"
@@ -48,116 +36,23 @@
 #include "daemon/api_error.h"
 #include "daemon/call.h"
 #include "daemon/config.h"
+#include "daemon/conn.h"
 #include "daemon/gate.h"
 #include "daemon/loop.h"
 #include "daemon/prep.h"
+#include "daemon/route.h"
 #include "daemon/version.h"
 
 enum {
     BLOCK_BYTES = 32768,       /* what the library asks the content reader for */
     POOL_EXTRA_BYTES = 65536,  /* beyond the head: the answer's head, the read and write buffers */
     DISCARD_BYTES_MAX = 65536, /* a refused body of up to this is read, to keep the connection */
-    HEAD_BYTES_MAX = 2048,     /* of an answer that conn_refuse writes */
     RUNS_MAX = 64,             /* of the library in one turn, before the loop looks elsewhere */
 };
 
-enum stage { CONN_FRESH, CONN_IDLE, CONN_HEAD, CONN_BODY, CONN_BUSY };
+/* ---- calls ----------------------------------------------------------------------------------- */
 
-struct conn {
-    struct srv_http *http;
-    struct MHD_Connection *mhd;
-    int fd;
-    enum stage stage;
-    uint64_t mark_ns; /* the stage began, or made progress */
-    struct srv_source hangup;
-    struct srv_call *call;
-    size_t uri_bytes;
-    bool is_suspended;
-    bool is_half;         /* the client sends no more */
-    bool is_dead;         /* shut down by us: nothing more is answered */
-    int unsent;           /* bytes in the socket, as seen at mark_ns */
-    uint64_t sent_before; /* of the call, as seen at mark_ns */
-    unsigned char address[16];
-    size_t address_bytes;
-    struct conn *next, *previous;
-};
-
-struct srv_http {
-    struct srv_config *config;
-    struct srv_loop *loop;
-    struct srv_prep *prep;
-    struct srv_gate *gate;
-    struct srv_access *access;
-    struct MHD_Daemon *daemon;
-    struct srv_source daemon_source, prep_source;
-    struct conn *conns;
-    struct srv_call *calls;
-    struct srv_call *attended_first, *attended_last;
-    uint32_t call_count;
-    uint64_t tick_ns;
-    bool needs_run; /* the library has something to do */
-    bool is_draining, is_canceling;
-};
-
-static uint64_t seconds_ns(double seconds)
-{
-    return (uint64_t)(seconds * (double)FM_NS_PER_S);
-}
-
-/* ---- connections ----------------------------------------------------------------------------- */
-
-static void conn_resume(struct conn *conn)
-{
-    if (!conn->is_suspended)
-        return;
-    conn->is_suspended = false;
-    conn->mark_ns = fm_clock_ns();
-    MHD_resume_connection(conn->mhd);
-    conn->http->needs_run = true;
-}
-
-static void conn_suspend(struct conn *conn)
-{
-    FM_ASSERT(!conn->is_suspended);
-    MHD_suspend_connection(conn->mhd);
-    conn->is_suspended = true;
-}
-
-/* No more bytes in either direction; the library finds out and ends the connection. */
-static void conn_kill(struct conn *conn)
-{
-    conn->is_dead = true;
-    (void)shutdown(conn->fd, SHUT_RDWR);
-    conn_resume(conn);
-    conn->http->needs_run = true;
-}
-
-/* Write an answer past the library, then end the connection.  Only where the library has sent
- * nothing of an answer to this request.  Best effort: the socket takes it all or the client sees
- * no more than an end. */
-static void conn_refuse(struct conn *conn, struct srv_call *call)
-{
-    call->is_queued = true;
-    call->is_refused = true;
-    char head[HEAD_BYTES_MAX];
-    const char *body = NULL;
-    size_t bytes = srv_call_pending(call, &body);
-    int length =
-        snprintf(head, sizeof head,
-                 "HTTP/1.1 %d %s\r\nServer: fathom\r\nx-request-id: %s\r\n"
-                 "Content-Type: application/json\r\nContent-Length: %zu\r\n"
-                 "Connection: close\r\n\r\n",
-                 call->status, MHD_get_reason_phrase_for((unsigned)call->status), call->id, bytes);
-    if (length > 0 && (size_t)length < sizeof head && !conn->is_dead) {
-        struct iovec parts[2] = {{head, (size_t)length}, {(char *)(uintptr_t)body, bytes}};
-        struct msghdr message = {.msg_iov = parts, .msg_iovlen = bytes == 0 ? 1 : 2};
-        ssize_t sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-        (void)sent;
-    }
-    conn_kill(conn);
-}
-
-static void call_attach(struct srv_http *http, struct conn *conn, struct srv_call *call)
+static void call_attach(struct srv_http *http, struct srv_conn *conn, struct srv_call *call)
 {
     call->http = http;
     call->conn = conn;
@@ -187,59 +82,6 @@ static void call_finish(struct srv_http *http, struct srv_call *call)
     http->call_count--;
     srv_call_free(call);
 }
-
-static void call_give_up(struct srv_http *http, struct srv_call *call, enum srv_cancel why)
-{
-    if ((call->is_in_pool || call->phase != SRV_CALL_ANSWERED) && !call->is_cancel_told)
-        srv_access_canceled(http->access, why);
-    srv_call_cancel(call, why);
-}
-
-static void conn_hung_up(void *context, uint32_t events);
-
-/* From the first byte to the last.  Once it was told that the client sends no more, only a broken
- * connection is still of interest. */
-static void conn_watch(struct conn *conn)
-{
-    uint32_t events = EPOLLONESHOT | (conn->is_half ? 0 : (uint32_t)EPOLLRDHUP);
-    conn->hangup = (struct srv_source){.ready = conn_hung_up, .context = conn};
-    struct fm_err err;
-    if (srv_loop_add(conn->http->loop, &conn->hangup, conn->fd, events, &err) != FM_OK)
-        fm_log(FM_LOG_WARNING, "watch", "continuing with a hang-up unseen: %s", err.text);
-}
-
-static bool is_working(const struct conn *conn)
-{
-    return conn->call != NULL && conn->stage == CONN_BUSY && conn->call->phase != SRV_CALL_ANSWERED;
-}
-
-static bool is_tolerant(const struct conn *conn)
-{
-    return conn->http->config->http_half_close == SRV_HALF_CLOSE_TOLERATE;
-}
-
-static void conn_give_up(struct conn *conn)
-{
-    call_give_up(conn->http, conn->call, SRV_CANCEL_HANGUP);
-    conn_kill(conn);
-}
-
-/* The client sends no more (RDHUP), or is gone altogether. */
-static void conn_hung_up(void *context, uint32_t events)
-{
-    struct conn *conn = context;
-    bool is_gone = (events & (EPOLLHUP | EPOLLERR)) != 0;
-    srv_loop_remove(conn->http->loop, &conn->hangup);
-    conn->is_half = true;
-    if (is_working(conn) && (is_gone || !is_tolerant(conn)))
-        conn_give_up(conn);
-    else if (is_gone)
-        conn_kill(conn);
-    else
-        conn_watch(conn); /* an answer may still be read; conn_tick looks for what is cut off */
-}
-
-/* ---- calls ----------------------------------------------------------------------------------- */
 
 void srv_http_attend(struct srv_http *http, struct srv_call *call)
 {
@@ -290,12 +132,12 @@ static void attend_all(struct srv_http *http)
         call->is_woken = false;
         if (is_woken && is_open && call->route->handler->drain != NULL)
             call->route->handler->drain(call);
-        struct conn *conn = call->conn;
+        struct srv_conn *conn = call->conn;
         if (conn == NULL) {
             if (!call->is_attended)
                 call_finish(http, call);
         } else if (conn->is_suspended && is_due(call)) {
-            conn_resume(conn);
+            srv_conn_resume(conn);
         }
     }
 }
@@ -341,7 +183,7 @@ static enum MHD_Result count_framing(void *context, enum MHD_ValueKind kind, con
     return MHD_YES;
 }
 
-static void head_read(struct conn *conn, const char *method, const char *path,
+static void head_read(struct srv_conn *conn, const char *method, const char *path,
                       struct srv_head *ret_head)
 {
     struct MHD_Connection *mhd = conn->mhd;
@@ -367,10 +209,10 @@ static void head_read(struct conn *conn, const char *method, const char *path,
     ret_head->has_body = counts[1] > 0 || ret_head->content_length > 0;
 }
 
-static enum MHD_Result answer(struct conn *conn);
+static enum MHD_Result answer(struct srv_conn *conn);
 
 /* First access callback: the gate.  NULL: no memory. */
-static enum MHD_Result call_begin(struct conn *conn, const char *method, const char *path,
+static enum MHD_Result call_begin(struct srv_conn *conn, const char *method, const char *path,
                                   void **request)
 {
     struct srv_http *http = conn->http;
@@ -381,7 +223,7 @@ static enum MHD_Result call_begin(struct conn *conn, const char *method, const c
     head_read(conn, method, path, &head);
     call_attach(http, conn, call);
     *request = call;
-    conn->stage = CONN_BODY;
+    conn->stage = SRV_CONN_BODY;
     conn->mark_ns = fm_clock_ns();
     srv_gate_enter(http->gate, &head, call);
     if (call->phase != SRV_CALL_ANSWERED)
@@ -390,14 +232,14 @@ static enum MHD_Result call_begin(struct conn *conn, const char *method, const c
     bool is_long = head.has_length ? head.content_length > DISCARD_BYTES_MAX : head.has_body;
     if (call->closes || (head.has_body && (is_long || header_of(conn->mhd, "Expect") != NULL))) {
         call->closes = true;
-        conn->stage = CONN_BUSY;
+        conn->stage = SRV_CONN_BUSY;
         return answer(conn);
     }
     return MHD_YES;
 }
 
 /* A part of the body. */
-static enum MHD_Result body_part(struct conn *conn, const char *data, size_t bytes)
+static enum MHD_Result body_part(struct srv_conn *conn, const char *data, size_t bytes)
 {
     struct srv_call *call = conn->call;
     uint64_t most = call->config->http_max_body_bytes;
@@ -418,18 +260,18 @@ static enum MHD_Result body_part(struct conn *conn, const char *data, size_t byt
         fm_buf_done(&call->body);
     }
     if (call->is_discarded && call->body_seen > most + DISCARD_BYTES_MAX) {
-        conn_refuse(conn, call);
+        srv_conn_refuse(conn, call);
         return MHD_NO;
     }
     return MHD_YES;
 }
 
 /* The request is complete. */
-static enum MHD_Result body_end(struct conn *conn)
+static enum MHD_Result body_end(struct srv_conn *conn)
 {
     struct srv_http *http = conn->http;
     struct srv_call *call = conn->call;
-    conn->stage = CONN_BUSY;
+    conn->stage = SRV_CONN_BUSY;
     conn->mark_ns = fm_clock_ns();
     if (call->phase == SRV_CALL_HEAD)
         srv_gate_ready(http->gate, call);
@@ -445,9 +287,9 @@ static enum MHD_Result body_end(struct conn *conn)
     }
     if (!call->is_in_pool && is_due(call))
         return answer(conn);
-    conn_suspend(conn);
-    if (conn->is_half && is_working(conn) && !is_tolerant(conn))
-        conn_give_up(conn);
+    srv_conn_suspend(conn);
+    if (conn->is_half && srv_conn_is_working(conn) && !srv_conn_is_tolerant(conn))
+        srv_conn_give_up(conn);
     return MHD_YES;
 }
 
@@ -456,7 +298,7 @@ static enum MHD_Result body_end(struct conn *conn)
 static ssize_t content_read(void *context, uint64_t position, char *target, size_t bytes_max)
 {
     struct srv_call *call = context;
-    struct conn *conn = call->conn;
+    struct srv_conn *conn = call->conn;
     const char *data = NULL;
     (void)position;
     size_t bytes = srv_call_pending(call, &data);
@@ -471,7 +313,7 @@ static ssize_t content_read(void *context, uint64_t position, char *target, size
     if (call->phase == SRV_CALL_ANSWERED)
         return call->is_failed ? MHD_CONTENT_READER_END_WITH_ERROR
                                : MHD_CONTENT_READER_END_OF_STREAM;
-    conn_suspend(conn);
+    srv_conn_suspend(conn);
     return 0;
 }
 
@@ -505,7 +347,7 @@ static void response_headers(const struct srv_http *http, struct srv_call *call,
 }
 
 /* Hand the answer, or the beginning of it, to the library. */
-static enum MHD_Result answer(struct conn *conn)
+static enum MHD_Result answer(struct srv_conn *conn)
 {
     struct srv_call *call = conn->call;
     struct MHD_Response *response = response_make(call);
@@ -521,7 +363,7 @@ static enum MHD_Result answer(struct conn *conn)
 
 /* ---- callbacks of the library ---------------------------------------------------------------- */
 
-static struct conn *conn_of(struct MHD_Connection *mhd)
+static struct srv_conn *conn_of(struct MHD_Connection *mhd)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -532,7 +374,7 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *mhd, cons
                                  const char *method, const char *version, const char *data,
                                  size_t *bytes, void **request)
 {
-    struct conn *conn = conn_of(mhd);
+    struct srv_conn *conn = conn_of(mhd);
     (void)context;
     (void)version;
     if (conn == NULL || conn->is_dead)
@@ -546,22 +388,22 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *mhd, cons
         *bytes = 0;
         return body_part(conn, data, part);
     }
-    if (conn->stage == CONN_BODY)
+    if (conn->stage == SRV_CONN_BODY)
         return body_end(conn);
     if (call->is_queued)
         return MHD_YES;
     if (!call->is_in_pool && is_due(call))
         return answer(conn);
-    conn_suspend(conn); /* resumed for something that has passed */
+    srv_conn_suspend(conn); /* resumed for something that has passed */
     return MHD_YES;
 }
 
 static void *on_request_line(void *context, const char *uri, struct MHD_Connection *mhd)
 {
-    struct conn *conn = conn_of(mhd);
+    struct srv_conn *conn = conn_of(mhd);
     (void)context;
     if (conn != NULL) {
-        conn->stage = CONN_HEAD;
+        conn->stage = SRV_CONN_HEAD;
         conn->mark_ns = fm_clock_ns();
         conn->uri_bytes = strlen(uri);
     }
@@ -572,13 +414,13 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
                          enum MHD_RequestTerminationCode why)
 {
     struct srv_http *http = context;
-    struct conn *conn = conn_of(mhd);
+    struct srv_conn *conn = conn_of(mhd);
     struct srv_call *call = *request;
     *request = NULL;
     if (conn != NULL) {
         conn->call = NULL;
         conn->is_suspended = false;
-        conn->stage = CONN_IDLE;
+        conn->stage = SRV_CONN_IDLE;
         conn->mark_ns = fm_clock_ns();
     }
     if (call == NULL)
@@ -587,93 +429,29 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **reque
                        call->is_queued &&
                        (why == MHD_REQUEST_TERMINATED_COMPLETED_OK || call->is_refused);
     if (call->is_in_pool || call->phase != SRV_CALL_ANSWERED)
-        call_give_up(http, call, SRV_CANCEL_HANGUP);
+        srv_conn_call_give_up(http, call, SRV_CANCEL_HANGUP);
     srv_access_count(http->access, call, is_complete);
     call->conn = NULL;
     if (!call->is_in_pool && !call->is_attended)
         call_finish(http, call);
 }
 
-static void conn_open(struct srv_http *http, struct MHD_Connection *mhd, void **socket_context)
-{
-    struct conn *conn = fm_alloc(sizeof *conn);
-    *socket_context = conn;
-    if (conn == NULL)
-        return; /* on_access answers MHD_NO, which closes it */
-    conn->http = http;
-    conn->mhd = mhd;
-    conn->stage = CONN_FRESH;
-    conn->mark_ns = fm_clock_ns();
-    conn->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    const struct sockaddr *address = info == NULL ? NULL : info->client_addr;
-    if (address != NULL && address->sa_family == AF_INET) {
-        struct sockaddr_in v4;
-        memcpy(&v4, address, sizeof v4);
-        conn->address_bytes = sizeof v4.sin_addr;
-        memcpy(conn->address, &v4.sin_addr, conn->address_bytes);
-    } else if (address != NULL && address->sa_family == AF_INET6) {
-        struct sockaddr_in6 v6;
-        memcpy(&v6, address, sizeof v6);
-        conn->address_bytes = sizeof v6.sin6_addr;
-        memcpy(conn->address, &v6.sin6_addr, conn->address_bytes);
-    }
-    conn->next = http->conns;
-    if (http->conns != NULL)
-        http->conns->previous = conn;
-    http->conns = conn;
-    http->access->connections++;
-    conn_watch(conn);
-}
-
-static void conn_close(struct srv_http *http, struct conn *conn)
-{
-    FM_ASSERT(conn->call == NULL);
-    srv_loop_remove(http->loop, &conn->hangup);
-    if (conn->previous != NULL)
-        conn->previous->next = conn->next;
-    else
-        http->conns = conn->next;
-    if (conn->next != NULL)
-        conn->next->previous = conn->previous;
-    http->access->connections--;
-    fm_free(conn);
-}
-
 static void on_connection(void *context, struct MHD_Connection *mhd, void **socket_context,
                           enum MHD_ConnectionNotificationCode code)
 {
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        conn_open(context, mhd, socket_context);
+        *socket_context = srv_conn_open(context, mhd); /* NULL: on_access closes it */
     } else if (*socket_context != NULL) {
-        conn_close(context, *socket_context);
+        srv_conn_close(context, *socket_context);
         *socket_context = NULL;
     }
 }
 
-/* Percent-decoding in place, once.  %00 stays as it is: a path is a string. */
 static size_t on_unescape(void *context, struct MHD_Connection *mhd, char *text)
 {
     (void)context;
     (void)mhd;
-    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
-    char *to = text;
-    for (const char *at = text; *at != '\0'; at++) {
-        const char *high = at[0] == '%' && at[1] != '\0' ? strchr(digits, at[1]) : NULL;
-        const char *low = high != NULL && at[2] != '\0' ? strchr(digits, at[2]) : NULL;
-        unsigned value = 0;
-        if (low != NULL)
-            value = ((unsigned)(high - digits) % 16) << 4 | (unsigned)(low - digits) % 16;
-        if (value == 0) {
-            *to++ = *at;
-            continue;
-        }
-        *to++ = (char)value;
-        at += 2;
-    }
-    *to = '\0';
-    return (size_t)(to - text);
+    return srv_path_decode(text);
 }
 
 static void on_log(void *context, const char *format, va_list args)
@@ -685,85 +463,6 @@ static void on_log(void *context, const char *format, va_list args)
     (void)vsnprintf(text, sizeof text, format, args);
 #pragma GCC diagnostic pop
     fm_log(FM_LOG_DEBUG, "http", "text=\"%s\"", text);
-}
-
-/* ---- timeouts -------------------------------------------------------------------------------- */
-
-static void conn_time_out(struct conn *conn, const char *what)
-{
-    struct srv_call *call = conn->call;
-    struct srv_call *own = call == NULL ? srv_call_new(conn->http->config) : NULL;
-    struct srv_call *said = call == NULL ? own : call;
-    if (said == NULL) {
-        conn_kill(conn);
-        return;
-    }
-    if (said->phase == SRV_CALL_HEAD) {
-        said->closes = true;
-        srv_error_replyf(said, 408, "request_timeout", NULL, "The request's %s took too long.",
-                         what);
-    }
-    conn_refuse(conn, said);
-    srv_call_free(own);
-}
-
-static void conn_check_stall(struct conn *conn, uint64_t now)
-{
-    struct srv_call *call = conn->call;
-    int unsent = 0;
-    (void)ioctl(conn->fd, SIOCOUTQ, &unsent);
-    if (unsent != conn->unsent || call->sent_bytes != conn->sent_before) {
-        conn->unsent = unsent;
-        conn->sent_before = call->sent_bytes;
-        conn->mark_ns = now;
-    } else if (now - conn->mark_ns > seconds_ns(call->config->http_write_stall_s)) {
-        call_give_up(conn->http, call, SRV_CANCEL_STALL);
-        conn_kill(conn);
-    }
-}
-
-static bool has_unread(const struct conn *conn)
-{
-    int bytes = 0;
-    return ioctl(conn->fd, FIONREAD, &bytes) == 0 && bytes > 0;
-}
-
-static void conn_tick(struct conn *conn, uint64_t now)
-{
-    const struct srv_config *config = conn->http->config;
-    uint64_t age = now - conn->mark_ns;
-    if (conn->is_dead)
-        return;
-    if (conn->is_half && conn->stage != CONN_BUSY && !has_unread(conn)) {
-        conn_kill(conn); /* a request that will never be complete */
-        return;
-    }
-    switch (conn->stage) {
-    case CONN_FRESH:
-    case CONN_HEAD:
-        if (age > seconds_ns(config->http_header_timeout_s))
-            conn_time_out(conn, "head");
-        return;
-    case CONN_IDLE:
-        if (age > seconds_ns(config->http_idle_timeout_s) || conn->http->is_draining)
-            conn_kill(conn);
-        return;
-    case CONN_BODY:
-        if (age > seconds_ns(config->http_body_timeout_s))
-            conn_time_out(conn, "body");
-        return;
-    case CONN_BUSY:
-        if (conn->call == NULL)
-            return;
-        if (!conn->call->is_in_pool)
-            srv_call_keep_alive(conn->call, now);
-        if (!conn->is_suspended)
-            conn_check_stall(conn, now);
-        else if (!conn->call->is_in_pool && conn->call->phase == SRV_CALL_ANSWERED)
-            srv_http_attend(conn->http, conn->call); /* its hold may be over */
-        return;
-    }
-    FM_UNREACHABLE();
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -846,9 +545,9 @@ static void tick(struct srv_http *http)
     if (now - http->tick_ns < SRV_LOOP_TICK_MS / 2 * FM_NS_PER_MS)
         return;
     http->tick_ns = now;
-    for (struct conn *conn = http->conns, *next; conn != NULL; conn = next) {
+    for (struct srv_conn *conn = http->conns, *next; conn != NULL; conn = next) {
         next = conn->next;
-        conn_tick(conn, now);
+        srv_conn_tick(conn, now);
     }
 }
 
@@ -883,7 +582,7 @@ void srv_http_cancel(struct srv_http *http)
     for (struct srv_call *call = http->calls; call != NULL; call = call->next) {
         if (!call->is_in_pool && (call->phase == SRV_CALL_HEAD || call->phase == SRV_CALL_ANSWERED))
             continue;
-        call_give_up(http, call, SRV_CANCEL_SHUTDOWN);
+        srv_conn_call_give_up(http, call, SRV_CANCEL_SHUTDOWN);
         if (call->is_in_pool || call->phase == SRV_CALL_ANSWERED)
             continue;
         struct srv_error error;
@@ -899,8 +598,8 @@ void srv_http_stop(struct srv_http *http)
     if (http == NULL)
         return;
     int listen_fd = MHD_quiesce_daemon(http->daemon);
-    for (struct conn *conn = http->conns; conn != NULL; conn = conn->next)
-        conn_kill(conn);
+    for (struct srv_conn *conn = http->conns; conn != NULL; conn = conn->next)
+        srv_conn_kill(conn);
     for (uint32_t runs = 0; runs < RUNS_MAX && http->conns != NULL; runs++) {
         attend_all(http);
         (void)MHD_run(http->daemon);

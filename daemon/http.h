@@ -1,4 +1,4 @@
-/* http.h - connections: the only user of libmicrohttpd.
+/* http.h - the HTTP server: requests in, answers out, on libmicrohttpd.
  *
  * The library runs without threads of its own, from the main thread's loop; a connection whose
  * request is being worked on is suspended, so the library looks at it no more, and this file

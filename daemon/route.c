@@ -126,3 +126,24 @@ void srv_route_allow(const struct srv_route *route, char ret_text[SRV_ALLOW_BYTE
     }
     memcpy(ret_text + at, "OPTIONS", sizeof "OPTIONS");
 }
+
+size_t srv_path_decode(char *text)
+{
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    char *to = text;
+    for (const char *at = text; *at != '\0'; at++) {
+        const char *high = at[0] == '%' && at[1] != '\0' ? strchr(digits, at[1]) : NULL;
+        const char *low = high != NULL && at[2] != '\0' ? strchr(digits, at[2]) : NULL;
+        unsigned value = 0;
+        if (low != NULL)
+            value = ((unsigned)(high - digits) % 16) << 4 | (unsigned)(low - digits) % 16;
+        if (value == 0) {
+            *to++ = *at;
+            continue;
+        }
+        *to++ = (char)value;
+        at += 2;
+    }
+    *to = '\0';
+    return (size_t)(to - text);
+}

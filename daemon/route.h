@@ -6,6 +6,7 @@
 #define SRV_ROUTE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct srv_handler;
@@ -58,6 +59,10 @@ void srv_routes_bind(struct srv_routes *routes, enum srv_route_id id,
 const struct srv_route *srv_route_find(const struct srv_routes *routes, const char *path,
                                        const char **ret_parameter, uint32_t *ret_bytes,
                                        bool *ret_anthropic);
+
+/* Percent-decoding in place, once; the new length.  %00 and what is no code stay as they are: a
+ * path is a string. */
+size_t srv_path_decode(char *text);
 
 enum { SRV_ALLOW_BYTES = 64 };
 

@@ -14,10 +14,15 @@
 #include "daemon/call.h"
 #include "daemon/sse.h"
 
+/* The stream of one prompt; NULL once it was read to its end. */
+struct source {
+    struct sch_stream *stream;
+};
+
 struct job {
     struct api_request request;
     struct api_answer answer;
-    struct sch_stream **streams; /* one per prompt; NULL once it was read to its end */
+    struct source *sources; /* one per prompt */
     uint32_t open_count;
 };
 
@@ -51,10 +56,10 @@ void api_generate_prepare(struct srv_call *call, const struct api_endpoint *endp
 
 static void streams_close(struct job *job)
 {
-    for (uint32_t i = 0; job->streams != NULL && i < job->request.prompt_count; i++) {
-        if (job->streams[i] != NULL)
-            sch_stream_close(job->streams[i]);
-        job->streams[i] = NULL;
+    for (uint32_t i = 0; job->sources != NULL && i < job->request.prompt_count; i++) {
+        if (job->sources[i].stream != NULL)
+            sch_stream_close(job->sources[i].stream);
+        job->sources[i].stream = NULL;
     }
     job->open_count = 0;
 }
@@ -83,10 +88,10 @@ static enum fm_status prompt_submit(struct srv_call *call, struct job *job, uint
     spec.deadline_ns = UINT64_MAX;
     if (timeout_s > 0)
         spec.deadline_ns = call->received_ns + (uint64_t)(timeout_s * (double)FM_NS_PER_S);
-    enum fm_status status =
-        sch_submit(service->scheduler, &spec, &handle, &job->streams[index], ret_retry_s, err);
+    enum fm_status status = sch_submit(service->scheduler, &spec, &handle,
+                                       &job->sources[index].stream, ret_retry_s, err);
     if (status == FM_OK) {
-        sch_stream_set_owner(job->streams[index], call);
+        sch_stream_set_owner(job->sources[index].stream, call);
         job->open_count++;
     }
     return status;
@@ -105,9 +110,9 @@ void api_generate_start(struct srv_call *call)
     struct fm_err err = {0};
     uint32_t retry_s = 0;
 
-    job->streams = fm_alloc_array(job->request.prompt_count, sizeof *job->streams);
+    job->sources = fm_alloc_array(job->request.prompt_count, sizeof *job->sources);
     enum fm_status status = FM_NOMEM;
-    if (job->streams != NULL)
+    if (job->sources != NULL)
         status = api_answer_init(&job->answer, &job->request, job->request.is_stream ? &sink : NULL,
                                  call->config->api_max_answer_bytes);
     for (uint32_t i = 0; i < job->request.prompt_count && status == FM_OK; i++)
@@ -183,10 +188,11 @@ static bool stream_drain(struct srv_call *call, struct job *job, uint32_t index)
     char bytes[SCH_PIECE_BYTES_MAX + 1];
     struct srv_error error;
 
-    while (job->streams[index] != NULL) {
+    while (job->sources[index].stream != NULL) {
         if (job->request.is_stream && srv_stream_room(call) == 0)
             return true;
-        enum fm_status status = sch_stream_next(job->streams[index], &piece, candidates, bytes);
+        enum fm_status status =
+            sch_stream_next(job->sources[index].stream, &piece, candidates, bytes);
         if (status == FM_AGAIN)
             return true;
         if (status != FM_OK) {
@@ -194,8 +200,8 @@ static bool stream_drain(struct srv_call *call, struct job *job, uint32_t index)
             return false;
         }
         if (piece.kind == SCH_PIECE_DONE) {
-            sch_stream_close(job->streams[index]);
-            job->streams[index] = NULL;
+            sch_stream_close(job->sources[index].stream);
+            job->sources[index].stream = NULL;
             job->open_count--;
             return true;
         }
@@ -265,7 +271,7 @@ void api_generate_done(struct srv_call *call)
     if (job == NULL)
         return;
     streams_close(job);
-    fm_free(job->streams);
+    fm_free(job->sources);
     api_answer_done(&job->answer);
     api_request_done(&job->request);
     fm_free(job);

@@ -209,7 +209,7 @@ enum fm_status api_detokenize(const struct api_model *model, const struct srv_co
         if (array == NULL)
             api_field_missing(&query.parse.reader, "tokens");
         api_parse_model(&query.parse);
-        if (query.problem.status == 0)
+        if (query.problem.status == 0 && array != NULL)
             ids_decode(&query, array, out);
     }
     return query_close(&query, ret_problem);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "backends/base/checked.h"
 #include "backends/base/clock.h"
@@ -77,6 +78,15 @@ static double seconds(uint64_t from_ns)
     return (double)(fm_clock_ns() - from_ns) / (double)FM_NS_PER_S;
 }
 
+/* Processor time of all threads so far: what is left of a figure on a machine that is shared. */
+static double cpu_seconds(void)
+{
+    struct rusage usage;
+    (void)getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
 static void run(struct bench *bench, uint32_t prompt, uint32_t decode)
 {
     static const struct eng_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
@@ -93,6 +103,7 @@ static void run(struct bench *bench, uint32_t prompt, uint32_t decode)
     if (eng_run(bench->engine, &reset, drawn, &err) != FM_OK)
         die(&err);
 
+    double cpu = cpu_seconds();
     uint64_t start = fm_clock_ns();
     for (uint32_t s = 0; s < bench->batch; s++)
         for (uint32_t at = 0; at < prompt;) {
@@ -101,7 +112,8 @@ static void run(struct bench *bench, uint32_t prompt, uint32_t decode)
             step(bench, s, 1, &drawn[s]);
             at += count;
         }
-    double prefill_s = seconds(start);
+    double prefill_s = seconds(start), prefill_cpu_s = cpu_seconds() - cpu;
+    cpu = cpu_seconds();
 
     start = fm_clock_ns();
     for (uint32_t i = 0; i < decode; i++) {
@@ -111,10 +123,12 @@ static void run(struct bench *bench, uint32_t prompt, uint32_t decode)
         }
         step(bench, 0, bench->batch, drawn);
     }
-    double decode_s = seconds(start);
-    printf("%-32s prefill %8.1f tok/s   decode %8.1f tok/s (batch %u)\n", bench->info->backend,
-           (double)prompt * bench->batch / prefill_s, (double)decode * bench->batch / decode_s,
-           bench->batch);
+    double decode_s = seconds(start), decode_cpu_s = cpu_seconds() - cpu;
+    double prefilled = (double)prompt * bench->batch, decoded = (double)decode * bench->batch;
+    printf("%-24s batch %-3u prefill %7.1f tok/s %7.1f tok/cpu-s   decode %7.1f tok/s %7.1f "
+           "tok/cpu-s\n",
+           bench->info->backend, bench->batch, prefilled / prefill_s, prefilled / prefill_cpu_s,
+           decoded / decode_s, decoded / decode_cpu_s);
     (void)fflush(stdout);
     fm_free(tokens);
     fm_free(drawn);

@@ -51,10 +51,11 @@ uint32_t probe_chunk(const struct probe *probe, uint32_t index, uint32_t left)
 
 void probe_score(struct probe *probe, const float *logits, uint32_t vocab, uint32_t token)
 {
-    double max = (double)logits[0], total = 0;
+    double max = (double)logits[0];
     for (uint32_t t = 1; t < vocab; t++)
         max = fmax(max, (double)logits[t]);
-    for (uint32_t t = 0; t < vocab; t++)
+    double total = exp((double)logits[0] - max);
+    for (uint32_t t = 1; t < vocab; t++)
         total += exp((double)logits[t] - max);
     probe->nll_sum += max + log(total) - (double)logits[token];
     probe->nll_count++;

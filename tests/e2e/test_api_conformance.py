@@ -879,6 +879,21 @@ def a_client_that_leaves_frees_its_place():
         assert time.monotonic() < until, "the request still runs"
 
 
+@proves(211)
+def a_request_that_takes_too_long_ends():
+    hasty = {"limits__request_timeout_s": 0.5}
+    endless = {"messages": HELLO, "ignore_eos": True, "max_tokens": 8000, "temperature": 0}
+    status, _, raw = server(**hasty).request("POST", CHAT, endless)
+    error = error_of(raw)
+    assert status == 504 and error["code"] == "timeout" and error["type"] == "server_error"
+    status, _, raw = server(**hasty).request("POST", CHAT, dict(endless, stream=True))
+    frames = raw.decode().split("\n\n")
+    assert status == 200 and frames[-2:] == ["data: [DONE]", ""]
+    error = error_of(frames[-3][6:])
+    assert error["code"] == "timeout" and error["param"] is None
+    assert '"finish_reason":"' not in raw.decode()
+
+
 def every_statement_is_in_the_readme():
     place = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "daemon",
                          "README.md")

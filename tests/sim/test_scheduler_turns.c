@@ -418,6 +418,33 @@ START_TEST(the_context_and_the_pools_bound_a_request)
 }
 END_TEST
 
+/* The token behind the bound is </think>, and counts as reasoning itself. */
+START_TEST(a_bound_on_reasoning_is_kept_to_the_token)
+{
+    open_with(&usual_options, 0, 64);
+    for (uint32_t bound = 0; bound < 8; bound++) {
+        struct visitor *visitor = &visitors[0];
+        enum fm_status status;
+        test_sim_spec_init(&world, &visitor->spec, 20, 20);
+        visitor->spec.parser.is_raw = false;
+        visitor->spec.parser.start = ENG_CHANNEL_REASONING;
+        visitor->spec.spec.bounds_reasoning = true;
+        visitor->spec.spec.reasoning_max = bound;
+        visitor->spec.spec.ignore_eos = true;
+        visitor->patience = 0;
+        ck_assert(enter(visitor, &status));
+        while (!sch_is_idle(&scheduler)) {
+            turn();
+            step_finish();
+        }
+        ck_assert_int_eq(end_of(visitor), SCH_END_LENGTH);
+        ck_assert_uint_eq(visitor->client.answers[0].end.reasoning_tokens, bound + 1);
+        run_out();
+    }
+    close_all();
+}
+END_TEST
+
 START_TEST(a_full_queue_says_when_to_come_back)
 {
     struct sch_options options = usual_options;
@@ -711,6 +738,7 @@ Suite *test_suite(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, a_cancel_takes_one_step);
     tcase_add_test(tcase, the_context_and_the_pools_bound_a_request);
+    tcase_add_test(tcase, a_bound_on_reasoning_is_kept_to_the_token);
     tcase_add_test(tcase, a_full_queue_says_when_to_come_back);
     tcase_add_test(tcase, waiting_too_long_ends_before_it_began);
     tcase_add_test(tcase, draining_ends_what_waits_and_finishes_what_runs);

@@ -254,8 +254,7 @@ static struct eng_drawn expected_draw(const struct test_sim_world *world,
     uint32_t banned[SCH_STOP_TOKENS_MAX + 2], banned_count = 0;
     unsigned class = eng_parser_mask_class(parser);
     int64_t forced = -1;
-    if (spec->bounds_reasoning && (class & ENG_MASK_THINK_END) != 0 &&
-        eng_parser_stats(parser)->reasoning_count >= spec->reasoning_max)
+    if (spec->bounds_reasoning && (class & ENG_MASK_THINK_END) != 0 && count >= spec->reasoning_max)
         forced = eng_text_info(world->text)->think_end;
     if (spec->ignore_eos || count < spec->tokens_min)
         class &= ~(unsigned)ENG_MASK_EOS;

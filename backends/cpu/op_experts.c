@@ -424,9 +424,12 @@ static void sum_run(const struct cpu_step *step, const struct cpu_op *op, uint32
 static enum fm_status experts_plan(const struct be_exec *exec, struct cpu_op *op,
                                    struct fm_err *err)
 {
-    (void)err;
     const struct be_shape *shape = &exec->model->shape;
     uint64_t places = (uint64_t)exec->limits.rows_max * shape->experts_per_token;
+    for (uint32_t e = 1; e < shape->expert_count; e++)
+        if (expert_weight(op, e, 2)->format != expert_weight(op, 0, 2)->format)
+            return FM_FAIL(err, FM_UNSUPPORTED, "w2 of expert %u differs in format from the first",
+                           e);
     middle_plan(exec, op, places);
     op->scratch_bytes[SCRATCH_LISTS] =
         (2 * (uint64_t)shape->expert_count + 2 + 2 * places) * sizeof(uint32_t);

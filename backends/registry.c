@@ -1,10 +1,11 @@
 /* registry.c - which backends there are, which of them fits this host, and why another does not. */
-#include "backends/registry.h"
+#include "backends/backend.h"
 
 #include <string.h>
 
 #include "backends/base/assert.h"
 #include "backends/base/buf.h"
+#include "backends/cpu/cpu.h"
 #include "backends/sim/sim.h"
 
 static const struct be_ops *const backends[] = {

@@ -188,7 +188,7 @@ static void plan_place(struct plan *plan, const struct block **others)
         for (uint32_t j = 0; j < i; j++)
             if (plan->blocks[j].first <= block->last && block->first <= plan->blocks[j].last)
                 others[count++] = &plan->blocks[j];
-        qsort(others, count, sizeof *others, lower_first);
+        qsort(others, count, sizeof(void *), lower_first);
         uint64_t at = 0;
         for (uint32_t j = 0; j < count; j++) {
             if (others[j]->offset >= at + block->bytes)
@@ -267,17 +267,18 @@ static enum fm_status memory_place(struct be_exec *exec, struct fm_err *err)
     const struct block **others = fm_alloc_array(plan.capacity, sizeof(void *));
     uint32_t *phases = fm_alloc_array(2 * (size_t)values, sizeof *phases);
     plan.blocks = fm_alloc_array(plan.capacity, sizeof *plan.blocks);
-    enum fm_status status = FM_OK;
-    if (others == NULL || phases == NULL || plan.blocks == NULL)
+    enum fm_status status;
+    if (others == NULL || phases == NULL || plan.blocks == NULL) {
         status = FM_FAIL(err, FM_NOMEM, "no memory to plan %u values", values);
-    if (status == FM_OK) {
-        plan_values(exec, &plan, phases, phases + values);
-        plan_scratch(exec, &plan);
-        plan_place(&plan, others);
-        status = cpu_memory_take(plan.bytes, "the values of a program", &exec->arena, err);
+        goto out_free;
     }
+    plan_values(exec, &plan, phases, phases + values);
+    plan_scratch(exec, &plan);
+    plan_place(&plan, others);
+    status = cpu_memory_take(plan.bytes, "the values of a program", &exec->arena, err);
     for (uint32_t i = 0; status == FM_OK && i < plan.count; i++)
         *plan.blocks[i].ret_address = exec->arena.data + plan.blocks[i].offset;
+out_free:
     fm_free(plan.blocks);
     fm_free(phases);
     fm_free(others);

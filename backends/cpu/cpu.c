@@ -8,6 +8,8 @@
  * Between the two threads: the mailbox; `completed`, which counts commands; the state of an event.
  * Everything a step reads (weights, programs) is immutable, what it writes belongs to the device
  * thread until the event completes. */
+#include "backends/cpu/cpu.h"
+
 #include <errno.h>
 #include <linux/futex.h>
 #include <sched.h>
@@ -27,7 +29,6 @@
 #include "backends/base/numeric.h"
 #include "backends/base/thread.h"
 #include "backends/cpu/exec.h"
-#include "backends/registry.h"
 
 enum { CPU_COMMANDS_MAX = 256, CPU_ROWS_MAX = 8192, CPU_LIST_MAX = 32 };
 
@@ -512,20 +513,24 @@ static enum fm_status cpu_page_in(struct be_device *base, enum be_pool pool, uin
 
 /* ---- values -------------------------------------------------------------------------------- */
 
-static enum fm_status value_check(const struct be_exec *exec, be_value_id value, uint32_t flag,
-                                  uint32_t row_first, uint32_t row_count,
-                                  const struct cpu_value **ret_value, struct fm_err *err)
+/* The value if it has the flag and the rows; else NULL, and err says why (FM_INVALID). */
+static const struct cpu_value *value_find(const struct be_exec *exec, be_value_id value,
+                                          uint32_t flag, uint32_t row_first, uint32_t row_count,
+                                          struct fm_err *err)
 {
     if (value == 0 || value >= exec->program.value_count ||
-        (exec->program.values[value].flags & flag) == 0)
-        return FM_FAIL(err, FM_INVALID, "value %u is no %s of the program", value,
-                       flag == BE_VALUE_INPUT ? "input" : "output");
+        (exec->program.values[value].flags & flag) == 0) {
+        (void)FM_FAIL(err, FM_INVALID, "value %u is no %s of the program", value,
+                      flag == BE_VALUE_INPUT ? "input" : "output");
+        return NULL;
+    }
     const struct cpu_value *found = &exec->values[value];
-    if (row_first > found->rows || row_count > found->rows - row_first)
-        return FM_FAIL(err, FM_INVALID, "rows [%u, %u + %u) of value %u, which has %u", row_first,
-                       row_first, row_count, value, found->rows);
-    *ret_value = found;
-    return FM_OK;
+    if (row_first > found->rows || row_count > found->rows - row_first) {
+        (void)FM_FAIL(err, FM_INVALID, "rows [%u, %u + %u) of value %u, which has %u", row_first,
+                      row_first, row_count, value, found->rows);
+        return NULL;
+    }
+    return found;
 }
 
 /* Canonical ACT rows: all codes, then the scales. */
@@ -549,11 +554,10 @@ static enum fm_status cpu_value_write(struct be_device *base, struct be_exec *ex
                                       be_value_id value_id, uint32_t row_first, uint32_t row_count,
                                       const void *host, struct fm_err *err)
 {
-    const struct cpu_value *value;
-    enum fm_status status =
-        value_check(exec, value_id, BE_VALUE_INPUT, row_first, row_count, &value, err);
-    if (status != FM_OK)
-        return status;
+    const struct cpu_value *value =
+        value_find(exec, value_id, BE_VALUE_INPUT, row_first, row_count, err);
+    if (value == NULL)
+        return FM_INVALID;
     wait_completed(device_of(base), exec->last_command);
     uint64_t bytes = be_value_row_bytes(&value->value);
     if (value->value.elem != BE_ELEM_ACT) {
@@ -569,11 +573,10 @@ static enum fm_status cpu_value_read(struct be_device *base, struct be_exec *exe
                                      be_value_id value_id, uint32_t row_first, uint32_t row_count,
                                      void *host, struct fm_err *err)
 {
-    const struct cpu_value *value;
-    enum fm_status status =
-        value_check(exec, value_id, BE_VALUE_OUTPUT, row_first, row_count, &value, err);
-    if (status != FM_OK)
-        return status;
+    const struct cpu_value *value =
+        value_find(exec, value_id, BE_VALUE_OUTPUT, row_first, row_count, err);
+    if (value == NULL)
+        return FM_INVALID;
     wait_completed(device_of(base), exec->last_command);
     uint64_t bytes = be_value_row_bytes(&value->value);
     if (value->value.elem != BE_ELEM_ACT) {
@@ -591,13 +594,14 @@ static enum fm_status cpu_value_copy(struct be_device *base, struct be_exec *sou
                                      uint32_t target_row, uint32_t row_count, struct fm_err *err)
 {
     struct cpu_device *device = device_of(base);
-    const struct cpu_value *from, *to;
-    enum fm_status status =
-        value_check(source, source_value, BE_VALUE_OUTPUT, source_row, row_count, &from, err);
-    if (status == FM_OK)
-        status = value_check(target, target_value, BE_VALUE_INPUT, target_row, row_count, &to, err);
-    if (status != FM_OK)
-        return status;
+    const struct cpu_value *from =
+        value_find(source, source_value, BE_VALUE_OUTPUT, source_row, row_count, err);
+    if (from == NULL)
+        return FM_INVALID;
+    const struct cpu_value *to =
+        value_find(target, target_value, BE_VALUE_INPUT, target_row, row_count, err);
+    if (to == NULL)
+        return FM_INVALID;
     if (from->value.elem != to->value.elem || from->cols != to->cols)
         return FM_FAIL(err, FM_INVALID, "value %u has %u columns of another kind than value %u: %u",
                        source_value, from->cols, target_value, to->cols);

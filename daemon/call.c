@@ -27,7 +27,7 @@ static void make_id(char ret_id[SRV_REQUEST_ID_BYTES])
 {
     unsigned char bytes[ID_RANDOM_BYTES];
     fm_random_bytes(bytes, sizeof bytes);
-    memcpy(ret_id, "req_", 4);
+    (void)snprintf(ret_id, 5, "req_");
     for (size_t i = 0; i < sizeof bytes; i++)
         (void)snprintf(ret_id + 4 + 2 * i, 3, "%02x", bytes[i]);
 }

@@ -232,7 +232,7 @@ START_TEST(help_names_every_setting)
     srv_config_help(&help);
     srv_config_print(config, &print);
     uint32_t count = 0;
-    for (char *line = strtok(print.data, "\n"); line != NULL; line = strtok(NULL, "\n"), count++) {
+    for (const char *line = print.data; *line != '\0'; line = strchr(line, '\n') + 1, count++) {
         char name[128];
         (void)snprintf(name, sizeof name, "  %.*s=", (int)strcspn(line, " "), line);
         ck_assert_msg(strstr(help.data, name) != NULL, "%s is not in the help", name);

@@ -5,11 +5,11 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "backends/base/checked.h"
 #include "backends/base/clock.h"
 #include "backends/base/log.h"
 #include "backends/base/mem.h"
@@ -127,7 +127,9 @@ static void serve(const char *const *overrides, uint32_t count)
     srv_health_move(&t.health, SRV_READY, NULL);
     ck_assert_int_eq(srv_listen_open("127.0.0.1:0", &fd, &is_loopback, text, &err), FM_OK);
     ck_assert(is_loopback);
-    t.port = atoi(strrchr(text, ':') + 1);
+    uint64_t port = 0;
+    ck_assert(fm_parse_u64(strrchr(text, ':') + 1, 1, 65535, &port));
+    t.port = (int)port;
     struct srv_http_spec spec = {.config = t.config,
                                  .loop = t.loop,
                                  .prep = t.prep,

@@ -238,7 +238,7 @@ static bool is_stop_token(const struct sch_request *req, uint32_t token)
 static enum sch_end parsed_end(struct sch_choice *choice)
 {
     switch (eng_parser_end(choice->parser)) {
-    case ENG_END_BLOCK: return SCH_END_TOOL_CALLS;
+    case ENG_END_BLOCK: /* may hold no call that is complete */
     case ENG_END_EOS:
         return eng_parser_stats(choice->parser)->complete_count > 0 ? SCH_END_TOOL_CALLS
                                                                     : SCH_END_STOP;

@@ -82,7 +82,7 @@ asan tsan:
 	@tests/deps.sh check
 	@$(MAKE) --no-print-directory check-built SAN=$(if $(filter asan,$@),address$(comma)undefined,thread)
 check-built: all $(TESTS) $(FUZZERS)
-	@O=$(O) tests/run.sh $(TESTS) $(FUZZERS)
+	@O=$(O) TEST_S=900 CK_DEFAULT_TIMEOUT=240 CK_TIMEOUT_MULTIPLIER=4 tests/run.sh $(TESTS) $(FUZZERS)
 lint:
 	@tests/lint/lint.sh
 fuzz:
